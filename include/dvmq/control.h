@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the parts of the controller (src/control/) and steering share.  Control thread only. */
+#ifndef DVMQ_CONTROL_H
+#define DVMQ_CONTROL_H
+
+#include <dvmq/command.h>
+#include <dvmq/port.h>
+#include <dvmq/worker.h>
+
+#define DVMQ_MAX_QUEUES 8192
+
+/* --- controller.c --- */
+
+/* Opens FDB, uplinks and ports of the configuration; 0 or -errno with err, then everything is closed again. */
+int dvmq_control_open(const struct dvmq_conf *conf, struct dvmq_err *err);
+void dvmq_control_run(void); /* until dvmq_quit() */
+void dvmq_control_close(void);
+uint64_t dvmq_now_ms(void); /* monotonic */
+
+/* --- queues.c: the registry --- */
+
+extern struct dvmq_queue *dvmq_queues[DVMQ_MAX_QUEUES]; /* dense */
+extern unsigned dvmq_n_queues;
+
+/* A queue with a name, polled by nobody yet.  NULL and err: too many, or no memory on the node. */
+struct dvmq_queue *dvmq_queue_new(const char *port, const char *which, unsigned number, int numa, struct dvmq_err *err);
+void dvmq_queue_free(struct dvmq_queue *queue); /* takes it from its worker first */
+struct dvmq_queue *dvmq_queue_find(const char *name);
+
+/* Hands over and waits until the new worker (NULL: nobody) has it.  -ETIMEDOUT if a worker does not react within 1 s. */
+int dvmq_queue_hand_wait(struct dvmq_queue *queue, struct dvmq_worker *to);
+
+int dvmq_queue_settle(struct dvmq_queue *queue); /* waits until it is on no way to anybody; -ETIMEDOUT as above */
+
+/* Gives a queue that nobody polls to the active worker with the least load near its node. */
+void dvmq_queue_start(struct dvmq_queue *queue);
+struct dvmq_worker *dvmq_worker_find(unsigned core);
+
+/* --- ports.c --- */
+
+int dvmq_ports_open(const struct dvmq_conf *conf, struct dvmq_err *err);
+void dvmq_ports_close(void);
+void dvmq_ports_reconcile(void); /* after an event of the vhost library */
+struct dvmq_port *dvmq_port_find(const char *name);
+
+/* --- measure.c: what a queue needs --- */
+
+struct dvmq_load {
+	/* as of the last sample */
+	uint64_t at, packets, bytes, drops, cycles, turns, full_turns;
+	uint32_t backlog;
+	/* over the last fast period, smoothed */
+	double fast_demand;
+	/* over the last slow period, smoothed */
+	double pps, load, demand, cycles_per_packet, occupancy;
+	double sum_demand, sum_load, sum_packets, sum_seconds; /* of the slow period that runs */
+};
+
+void dvmq_measure(uint64_t now_tsc);    /* each fast period: reads all queue counters */
+void dvmq_measure_slow(void);           /* each slow period: closes it */
+double dvmq_worker_load(const struct dvmq_worker *worker); /* 0..1, busy in the last slow period */
+bool dvmq_measure_idle(void);           /* no packet in the last periods */
+
+/* --- balancer.c --- */
+
+int dvmq_balancer_open(const struct dvmq_conf *conf, struct dvmq_err *err);
+void dvmq_balancer_close(void);
+void dvmq_balancer_run(enum dvmq_loop loop);
+bool dvmq_worker_is_active(const struct dvmq_worker *worker); /* may get queues */
+
+bool dvmq_balancer_automatic(void);
+const struct dvmq_balance_params *dvmq_balancer_params(void);
+enum dvmq_core_wish dvmq_core_wish_of(const struct dvmq_worker *worker);
+
+/* --- decisions.c: what was decided, newest last --- */
+
+#define DVMQ_DECISIONS 256
+
+struct dvmq_decision {
+	uint64_t unix_ms;
+	char action[12]; /* move, activate, park, promote, demote, saturated, refuse */
+	char thing[DVMQ_QUEUE_NAME_LEN];
+	int from, to; /* cores, -1: none */
+	char reason[DVMQ_BALANCE_REASON];
+};
+
+/* Appends; the oldest goes when the ring is full.  The same decision again only counts. */
+void dvmq_decide(const char *action, const char *thing, int from, int to, const char *reason);
+unsigned dvmq_decisions(const struct dvmq_decision *ret[DVMQ_DECISIONS]); /* oldest first; how many */
+uint64_t dvmq_decision_count(const char *action);
+
+/* --- stats.c --- */
+
+/* Counters of all ports at one moment between two turns of each worker; index DVMQ_MAX_PORTS: ports deleted since. */
+struct dvmq_stats {
+	struct dvmq_port_counters port[DVMQ_MAX_PORTS + 1];
+};
+
+/* The counters since start or "clear stats all".  Valid until the next call. */
+const struct dvmq_stats *dvmq_stats_collect(void);
+void dvmq_stats_clear(void);
+void dvmq_stats_port_new(unsigned index);  /* a port's counters begin at 0 */
+void dvmq_stats_port_gone(unsigned index); /* a port's counters go to "deleted" */
+
+#endif

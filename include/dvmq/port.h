@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Ports and uplinks: where packets come from and go to. */
+#ifndef DVMQ_PORT_H
+#define DVMQ_PORT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <rte_spinlock.h>
+
+#include <dvmq/conf.h>
+#include <dvmq/queue.h>
+
+#define DVMQ_MAX_TXQ 16 /* TX queues of one ethdev, RX virtqueues of one guest */
+
+struct rte_mbuf;
+struct rte_mempool;
+struct dvmq_steer;
+
+/* A destination ring.  The lock is the datapath's only one and held for one burst. */
+struct dvmq_txq {
+	rte_spinlock_t lock;
+	bool open; /* soft ring: under the lock; producers deliver inline when it is shut */
+} __attribute__((aligned(64)));
+
+struct dvmq_port {
+	/* Constant while the port is reachable from workers; written by the controller. */
+	uint16_t index; /* in dvmq_ports[] */
+	enum dvmq_port_type type;
+	uint16_t vlan;
+	uint16_t eth_id;     /* uplink, ethdev */
+	uint16_t n_txq;      /* uplink, ethdev: TX queues */
+	bool rx_interrupts;  /* uplink, ethdev: an empty RX queue can wake a worker */
+	bool multi_seg;      /* uplink, ethdev: can send frames of several segments */
+	int numa;            /* node of device or guest memory, -1 if unknown */
+
+	struct dvmq_txq txq[DVMQ_MAX_TXQ]; /* ethdev: TX queues; vhost: RX virtqueues */
+	struct dvmq_txq soft_lock;
+	_Atomic(struct rte_ring *) soft;   /* where default queues put its packets; NULL: deliver inline.  Writer: see software.c */
+
+	/* vhost: written by the vhost events thread. */
+	_Atomic int vid;               /* -1: no guest.  destroy_device waits for RCU after it stored -1 */
+	_Atomic uint32_t vring_enabled; /* bit i: virtqueue i is enabled */
+	_Atomic uint32_t vring_generation; /* steps when a kick descriptor may have changed */
+	_Atomic bool changed;          /* the controller has something to look at; it clears the flag first */
+
+	/* vhost: written by the controller, read by workers (relaxed: a turn late is early enough). */
+	_Atomic uint16_t n_rxvq;       /* RX virtqueues of the guest in use; 0: down */
+
+	/* Controller only. */
+	struct dvmq_port_conf conf;
+	struct dvmq_queue **queues;    /* those that take packets from it; vhost: one per pair */
+	unsigned n_queues;
+	struct dvmq_queue *soft_queue; /* the soft queue of the port */
+	struct rte_mempool *pool;      /* RX buffers of an ethdev */
+	struct dvmq_steer *steer;      /* uplink */
+	bool up;
+	bool leaving;                  /* is being deleted */
+	bool registered;               /* vhost: the library knows its socket */
+};
+
+/*
+ * The table.  Written by the controller; workers read it only by way of the FDB,
+ * flood lists and queues, whose lifetimes RCU protects.
+ */
+extern _Atomic(struct dvmq_port *) dvmq_ports[DVMQ_MAX_PORTS];
+extern _Atomic unsigned dvmq_port_limit; /* all indices are below it; written by the controller, only grows */
+
+/* --- port/vhost.c --- */
+
+/*
+ * Registers the socket with the vhost library; guests may connect from now on.
+ * Controller.  0 or -errno with err.
+ */
+int dvmq_vhost_open(struct dvmq_port *port, struct dvmq_err *err);
+void dvmq_vhost_close(struct dvmq_port *port); /* returns when no worker is in the device */
+
+/* What the vhost library wakes when a guest comes, goes or enables a ring: an eventfd for the controller. */
+int dvmq_vhost_event_fd(void);
+
+/* --- port/ethdev.c --- */
+
+/*
+ * Probes the device if need be, configures and starts it with conf.queues RX queues (rss: spread over them).
+ * Fills in eth_id, n_txq, multi_seg, numa, pool.  Controller.  0 or -errno with err.
+ */
+int dvmq_ethdev_open(struct dvmq_port *port, bool rss, struct dvmq_err *err);
+void dvmq_ethdev_close(struct dvmq_port *port);
+
+/* Buffers for what guests send, on a NUMA node; made at first use, NULL if there is no memory.  Controller. */
+struct rte_mempool *dvmq_guest_pool(int numa, struct dvmq_err *err);
+void dvmq_pools_free(void); /* at exit, after all devices were closed */
+
+#endif

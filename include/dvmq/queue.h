@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The queue: the unit of work, polled by exactly one worker at a time. */
+#ifndef DVMQ_QUEUE_H
+#define DVMQ_QUEUE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <dvmq/conf.h>
+
+#define DVMQ_BURST          64 /* packets of one turn */
+#define DVMQ_QUEUE_NAME_LEN (DVMQ_NAME_LEN + 8)
+#define DVMQ_CACHE_SLOTS    64 /* of each of a queue's two lookup caches; a power of two */
+
+struct dvmq_port;
+struct dvmq_queue;
+struct dvmq_worker;
+struct rte_mempool;
+struct rte_ring;
+
+enum dvmq_queue_kind { DVMQ_QUEUE_VMQ, DVMQ_QUEUE_DEFAULT, DVMQ_QUEUE_SOFT, DVMQ_QUEUE_GUEST };
+
+/*
+ * A message to a worker.  It is part of its queue, so that posting never
+ * allocates and never fails; a queue is in one mailbox at most.
+ */
+enum dvmq_msg_type {
+	DVMQ_MSG_TAKE, /* poll this queue from now on */
+	DVMQ_MSG_GIVE, /* pass it on to msg.target; target NULL: to nobody */
+};
+
+struct dvmq_msg {
+	struct dvmq_msg *next; /* in the mailbox; written by the poster, read by the worker that takes */
+	enum dvmq_msg_type type;
+	struct dvmq_queue *queue;
+	struct dvmq_worker *target;
+};
+
+struct dvmq_dst_slot { /* (VLAN, MAC) -> port, true while the FDB's generation is the same */
+	uint64_t key;
+	struct dvmq_port *port;
+	uint32_t generation;
+};
+
+struct dvmq_src_slot { /* a source that the FDB knows behind this queue's port */
+	uint64_t key;
+	uint64_t report_at; /* TSC at which the controller hears of it again (ageing) */
+	uint32_t generation;
+};
+
+/*
+ * Packets, cycles and so on of a queue since its birth.  Written by its owner
+ * with relaxed stores (one writer, so no read-modify-write is needed), read by
+ * anyone; a value may be a turn old.
+ */
+struct dvmq_queue_counters {
+	_Atomic uint64_t packets, bytes, drops;
+	_Atomic uint64_t cycles;      /* TSC cycles of the turns that found packets */
+	_Atomic uint64_t turns;       /* turns that found packets */
+	_Atomic uint64_t full_turns;  /* of them, those that took DVMQ_BURST packets: more were waiting */
+	_Atomic uint64_t emptied;     /* turns that took all there was, also empty ones */
+	_Atomic uint64_t stolen;      /* turns so long that the hypervisor or another thread must have had the CPU */
+	_Atomic uint32_t backlog;     /* packets waiting when last looked, where that can be counted */
+	_Atomic uint32_t capacity;    /* size of the ring behind it; 0: unknown */
+};
+
+typedef uint16_t dvmq_poll_fn(struct dvmq_worker *worker, struct dvmq_queue *queue);
+
+struct dvmq_queue {
+	/* Constant while a worker may have the queue; written by the controller. */
+	dvmq_poll_fn *poll;          /* one turn: takes and delivers at most DVMQ_BURST packets, returns how many it took */
+	void (*drain)(struct dvmq_worker *worker, struct dvmq_queue *queue); /* before it is polled by nobody; or NULL */
+	struct dvmq_port *port;      /* where its packets come from (a vmq or soft queue: the uplink) */
+	struct dvmq_port *dst;       /* vmq, soft: the port that all packets go to; else NULL */
+	struct rte_mempool *pool;    /* guest: buffers for dequeue */
+	struct rte_ring *ring;       /* soft */
+	uint16_t eth_id, eth_queue;  /* default, vmq, and guest of an ethdev port */
+	uint16_t virtqueue;          /* guest of a vhost port: index of the TX virtqueue (odd) */
+	uint16_t tx_index;           /* picks the TX queue on ethdevs, for life: a move must not reorder */
+	bool countable;              /* the driver can count what waits in the ring */
+	bool notifies;               /* can wake a sleeping worker: kick or RX interrupt */
+	enum dvmq_queue_kind kind;
+
+	/* Owner only; handed over with the queue (release/acquire of the mailbox). */
+	uint16_t place;              /* in the owner's list */
+	uint16_t empty_run;          /* empty turns in a row */
+	bool armed;                  /* asks for a notification (kick, RX interrupt) */
+	int wake_fd;                 /* in the owner's epoll set, -1: none */
+	uint32_t wake_generation;    /* vring generation that wake_fd belongs to */
+	uint64_t last_turn;          /* TSC at the end of the last turn */
+	uint64_t sample_at;          /* TSC at which backlog is looked at again */
+	uint64_t last_header[2];     /* MACs and ethertype of the last packet, and where it went: */
+	struct dvmq_port *last_dst;  /* true until the FDB's generation steps or the source is to be reported */
+	uint32_t last_generation;
+	uint64_t last_until;         /* TSC */
+	struct dvmq_dst_slot dst_cache[DVMQ_CACHE_SLOTS];
+	struct dvmq_src_slot src_cache[DVMQ_CACHE_SLOTS];
+
+	struct dvmq_queue_counters counters;
+	_Atomic uint64_t moves;
+	_Atomic uint64_t pause_max;  /* TSC cycles; longest time between the last turn here and the first there */
+
+	/*
+	 * Who polls it; NULL: nobody.  Written by the worker that takes (release, so
+	 * that who reads it with acquire may reuse msg) or drops the queue.
+	 */
+	_Atomic(struct dvmq_worker *) owner;
+	_Atomic bool in_transit;     /* set by the controller before it posts, cleared by the last worker (release) */
+	struct dvmq_msg msg;         /* controller's while !in_transit, then the workers' */
+
+	/* Controller only. */
+	char name[DVMQ_QUEUE_NAME_LEN]; /* "up0/rx3", "web1/tx0" */
+	uint32_t id;                    /* never reused */
+	bool pinned;
+	bool wanted;                    /* should have an owner (its device is there) */
+	uint64_t moved_at;              /* TSC of the last move */
+	struct dvmq_load *load;         /* history of its measurement */
+};
+
+static inline void dvmq_count(_Atomic uint64_t *counter, uint64_t add)
+{
+	uint64_t value = atomic_load_explicit(counter, memory_order_relaxed);
+	atomic_store_explicit(counter, value + add, memory_order_relaxed);
+}
+
+const char *dvmq_queue_kind_name(enum dvmq_queue_kind kind);
+
+#endif

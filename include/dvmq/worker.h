@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The worker: an lcore that polls queues, and the mailbox by which queues reach it. */
+#ifndef DVMQ_WORKER_H
+#define DVMQ_WORKER_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <dvmq/queue.h>
+#include <dvmq/stats.h>
+
+#define DVMQ_MAX_WORKERS 128 /* RTE_MAX_LCORE of Debian's DPDK */
+#define DVMQ_EVENTS      1024 /* learn events that may wait at one worker; a power of two */
+
+struct rte_mbuf;
+struct rte_rcu_qsbr;
+struct rte_ring;
+
+struct dvmq_stage { /* packets of one turn on their way to one port */
+	uint16_t n;
+	bool listed; /* in dvmq_worker.staged */
+	struct rte_mbuf *packets[DVMQ_BURST];
+};
+
+enum dvmq_worker_state { DVMQ_WORKER_PARKED, DVMQ_WORKER_IDLE, DVMQ_WORKER_ACTIVE };
+
+struct dvmq_worker {
+	/* Constant. */
+	unsigned core;  /* lcore id: its name, usually the CPU number */
+	unsigned index; /* 0..n-1; its RCU thread id */
+	int numa;
+	int cpu;        /* the one CPU it runs on */
+	int wake_fd;    /* eventfd */
+	int epoll_fd;   /* wake_fd and the wake_fd of armed queues */
+	uint64_t idle_patience; /* TSC cycles without a packet before it sleeps */
+	uint64_t cycles_per_us; /* of the TSC */
+	uint64_t stolen_cycles; /* a turn that takes longer did not have its CPU all the time */
+	struct rte_ring *learn; /* SPSC: worker -> controller; a pair of uint64_t keys and ports, see fdb.h */
+
+	/* Written by whoever posts (any thread), emptied by the worker. */
+	_Alignas(64) _Atomic(struct dvmq_msg *) inbox;
+	/* Written by the controller. */
+	_Atomic bool stop;
+	_Atomic uint32_t stats_asked; /* the worker answers by publishing and storing the same number to stats_told */
+
+	/* Written by the worker. */
+	_Alignas(64) _Atomic bool asleep; /* seq_cst: pairs with dvmq_inbox_post(), see there */
+	_Atomic uint32_t state;           /* enum dvmq_worker_state */
+	_Atomic uint32_t stats_told;
+	_Atomic uint32_t n_queues;
+	_Atomic uint64_t loops;
+	_Atomic uint64_t busy_cycles;     /* turns that found packets, without stolen time */
+	_Atomic uint64_t sleeps;
+	_Atomic uint64_t learn_dropped;   /* the event ring was full */
+
+	/* Worker only. */
+	_Alignas(64) uint64_t now; /* TSC at the end of the last turn */
+	uint64_t last_packet;      /* TSC */
+	uint64_t nap_ns;           /* next timed sleep, where a queue cannot notify */
+	uint64_t learn_allowed_at; /* TSC */
+	uint32_t fdb_generation;   /* read once per turn */
+	unsigned n, n_hot;         /* queues[0..n_hot) are polled every loop, the rest take turns, one each loop */
+	unsigned rare_next;
+	struct dvmq_queue **queues; /* room for all queues that can exist */
+	struct dvmq_stage *stage;   /* by port index */
+	struct dvmq_port **staged;  /* the ports with staged packets */
+	unsigned n_staged;
+	bool counted;               /* counters changed since the last publication */
+	struct dvmq_port_counters *counters;
+
+	/* A sequence lock: odd while the worker writes; the reader tries again. */
+	_Alignas(64) _Atomic uint32_t published_seq;
+	_Atomic uint64_t (*published)[DVMQ_COUNTERS_U64]; /* by port index */
+};
+
+/* --- handover.c: mailbox and list; no DPDK call, so that tests run it under ThreadSanitizer --- */
+
+/*
+ * Posts queue->msg to a worker and wakes it if it sleeps.  Any thread that owns
+ * the message.  Never fails, never waits.
+ */
+void dvmq_inbox_post(struct dvmq_worker *to, struct dvmq_msg *msg);
+
+/* Wakes a worker that sleeps, so that it looks at its flags.  Any thread. */
+void dvmq_worker_wake(struct dvmq_worker *worker);
+
+/* The worker, between two turns: does what its messages say. */
+void dvmq_inbox_serve(struct dvmq_worker *worker);
+
+/* The worker: one loop over its queues.  Returns the packets it took. */
+unsigned dvmq_worker_loop(struct dvmq_worker *worker);
+
+/*
+ * Controller: asks that `to` (NULL: nobody) poll the queue; it returns at once.
+ * False if the queue is still on its way from an earlier call: try again later.
+ */
+bool dvmq_queue_hand(struct dvmq_queue *queue, struct dvmq_worker *to);
+
+/* --- worker.c --- */
+
+extern struct dvmq_worker *dvmq_workers[DVMQ_MAX_WORKERS]; /* written at start, constant then */
+extern unsigned dvmq_n_workers;
+extern struct rte_rcu_qsbr *dvmq_rcu; /* thread ids are worker indices; sleeping workers are offline */
+
+/* Controller: memory of a worker on lcore `core`; NULL and err on failure. */
+struct dvmq_worker *dvmq_worker_new(unsigned core, unsigned index, unsigned max_queues, struct dvmq_err *err);
+void dvmq_worker_free(struct dvmq_worker *worker);
+
+/* lcore_function_t: runs until worker->stop. */
+int dvmq_worker_main(void *worker);
+
+/* --- deliver.c and forward.c: the owner only --- */
+
+dvmq_poll_fn dvmq_poll_vmq, dvmq_poll_default, dvmq_poll_soft, dvmq_poll_guest, dvmq_poll_access;
+
+/*
+ * Sends n >= 1 packets, untagged, with their VLAN in vlan_tci, to a port; the
+ * packets are gone then, sent or counted as dropped.
+ */
+void dvmq_deliver(struct dvmq_worker *worker, struct dvmq_queue *queue, struct dvmq_port *dst,
+		  struct rte_mbuf **packets, unsigned n);
+
+/* Frees n >= 1 packets, in one go where they are simple and from one pool. */
+void dvmq_free_burst(struct rte_mbuf **packets, unsigned n);
+
+/* Empties a soft ring and shuts it: default queues deliver inline again, in order.  See forward.c. */
+void dvmq_soft_drain(struct dvmq_worker *worker, struct dvmq_queue *queue);
+
+/* --- sleep.c: the owner only --- */
+
+/* No notifications any more; the queue is polled again. */
+void dvmq_queue_disarm(struct dvmq_queue *queue);
+
+/* Before the queue leaves the worker: also takes it out of the epoll set. */
+void dvmq_queue_unwatch(struct dvmq_worker *worker, struct dvmq_queue *queue);
+
+/*
+ * Blocks until there may be something to do: a message, a kick or RX interrupt
+ * of one of its queues, or for a bounded time where a queue cannot notify.
+ */
+void dvmq_worker_sleep(struct dvmq_worker *worker);
+
+#endif

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What the files of the balancer share.
+ *
+ * A plan is made on a copy of the snapshot (struct work): every step of a
+ * search places a queue there, and the plan is the difference between where
+ * the queues are at the end and where they were.  A queue that goes to and fro
+ * during the search therefore costs nothing.
+ *
+ * balance.c  parameters, history, the two loops, the number of cores
+ * work.c     the working copy: load, place, cost of a move
+ * bound.c    what no assignment can beat
+ * repair.c   the search for an assignment with few moves
+ */
+#ifndef DVMQ_BALANCE_INTERNAL_H
+#define DVMQ_BALANCE_INTERNAL_H
+
+#include "dvmq/balance.h"
+
+#define NONE (-1)
+
+/* docs/balancer.md lists each of these with its reason. */
+#define GOAL_TIGHT    1.0199 /* max load over lower bound that the slow loop repairs to: 1.02, less what sums round */
+#define GOAL_LOOSE    1.0499 /* the same where the tight goal needs more than TIGHT_SHARE of the queues */
+#define TIGHT_SHARE   0.04
+#define GOAL_FLOOR    0.05   /* below this load of a core, balance buys nothing; in cores */
+#define DEMAND_MAX    1000.0 /* larger demands, infinity among them, count as this; in cores */
+#define REMOTE_COST   0.25   /* share of its demand that a queue costs more per SLIT step of 10 */
+#define SMT_COST      0.30   /* share of its demand that a queue costs more beside a fully busy sibling */
+#define AFFINITY_GAIN 0.02   /* what a VM mate on the core is worth when two places serve equally; in cores */
+#define NODES_MAX     64     /* nodes above this one count as unknown */
+#define EPSILON	      1e-9
+
+struct core {
+	unsigned id;
+	int numa;
+	int sibling; /* index or NONE */
+	enum dvmq_core_wish wish;
+	bool was_active;
+	bool active;	   /* polls after the plan */
+	bool open;	   /* active and may be given queues */
+	bool leaving;	   /* to be emptied */
+	bool dispensable;  /* leaving because the load does not need it */
+	bool tried;	   /* the search found nothing more for it */
+	unsigned count;	   /* queues */
+	unsigned n_pinned; /* of them pinned */
+	double load, before, pinned;
+	double largest; /* demand of its largest queue; below 0: to be looked up */
+	double level; /* load that the search brings it to */
+	int first;    /* its queues: list through struct queue */
+	unsigned sizes, n_sizes; /* scratch of the search: its part of struct work.sizes */
+	bool mates;   /* scratch of the search: it has VM mates of the queue in hand */
+};
+
+struct queue {
+	double demand;
+	uint32_t id;
+	uint32_t group;
+	int numa;
+	int core;	/* index of its core in the working copy; NONE while homeless */
+	int home;	/* index of its core in the snapshot; NONE if that core is gone or parked */
+	int next, prev; /* queues of the same core */
+	int mate;	/* next queue of the same group */
+	bool fixed;	/* pinned, or cooling down */
+	bool pinned;
+};
+
+struct work {
+	const struct dvmq_snapshot *snapshot;
+	const struct dvmq_balance_params *params;
+	struct core *cores;
+	struct queue *queues;
+	int *list;	/* n_queues: the queues of the core in hand, largest first */
+	int *saved;	/* n_queues: an assignment to come back to */
+	int *kept;	/* n_queues: the best one so far */
+	double *sizes;	/* 2 x n_queues: demands in order, scratch of the bound and of the search */
+	int *slots;	/* hash tables: core id, group */
+	unsigned n_slots;
+	unsigned n_cores, n_queues;
+	unsigned n_active;
+	unsigned moved; /* queues that are not at home */
+	unsigned limit; /* most that may be */
+	double total;
+	double lower; /* lower bound of the load of the busiest core */
+	uint8_t distance[NODES_MAX][NODES_MAX];
+};
+
+/* work.c */
+void dvmq_work_load(struct work *w);
+void dvmq_work_place(struct work *w, int queue, int core);
+void dvmq_work_open(struct work *w, int core);
+void dvmq_work_save(const struct work *w, int *assignment);
+void dvmq_work_restore(struct work *w, const int *assignment);
+int dvmq_work_find_core(const struct work *w, unsigned id);
+double dvmq_work_max(const struct work *w);
+double dvmq_work_largest(struct work *w, int core);
+void dvmq_work_sort(const struct work *w, int *list, unsigned n);
+unsigned dvmq_work_gather(struct work *w, int core);
+double dvmq_work_cost(const struct work *w, const struct queue *q, int from, int to);
+void dvmq_work_mark_mates(struct work *w, int queue, bool on);
+
+/* bound.c */
+double dvmq_bound(struct work *w, double *ret_rest);
+unsigned dvmq_bound_cores(const struct work *w, double cap);
+
+/* repair.c */
+void dvmq_repair(struct work *w, double level);
+double dvmq_repair_excess(struct work *w, double level);
+void dvmq_repair_drain(struct work *w, int core);
+
+#endif

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * What a queue needs, from what its worker counts.
+ *
+ *   demand = cycles per packet x (packets taken + growth of the backlog) / time
+ *
+ * in cores (TSC cycles per TSC cycle).  Consumed cycles would not do: they end at
+ * the whole core, however much waits.  Where a ring cannot be counted, or is
+ * full so that its backlog cannot grow, bursts that never end on a worker that
+ * never rests show that more is wanted, not how much: demand is then raised
+ * beyond what was consumed, and found by trying.
+ */
+#include <rte_cycles.h>
+
+#include <dvmq/control.h>
+
+#define SMOOTH_FAST  0.5  /* weight of the newest fast period */
+#define SMOOTH_SLOW  0.5
+#define PRESSED      0.5  /* occupancy from which a queue is pressed */
+#define PRESSED_MORE 0.5  /* demand of a pressed queue on a busy worker: up to half more than it got */
+#define BUSY         0.85 /* share of a fast period that a worker must have been busy for pressure to count */
+
+struct busy {
+	uint64_t cycles;      /* as of the last sample */
+	double fast, slow, sum;
+};
+
+static struct busy busy[DVMQ_MAX_WORKERS];
+static uint64_t last_tsc, slow_cycles;
+static unsigned quiet_periods;
+
+static uint64_t get(_Atomic uint64_t *counter)
+{
+	return atomic_load_explicit(counter, memory_order_relaxed);
+}
+
+static void measure_workers(double period)
+{
+	for (unsigned i = 0; i < dvmq_n_workers; i++) {
+		uint64_t cycles = get(&dvmq_workers[i]->busy_cycles);
+
+		busy[i].fast = (cycles - busy[i].cycles) / period;
+		busy[i].sum += cycles - busy[i].cycles;
+		busy[i].cycles = cycles;
+	}
+}
+
+/* How full the ring is, 0..1; where it cannot be counted: the share of turns that left something. */
+static double occupancy(const struct dvmq_queue *queue, uint64_t turns, uint64_t full_turns)
+{
+	uint32_t capacity = atomic_load_explicit(&queue->counters.capacity, memory_order_relaxed);
+	uint32_t backlog = atomic_load_explicit(&queue->counters.backlog, memory_order_relaxed);
+
+	if (queue->countable && capacity > 0)
+		return backlog < capacity ? (double)backlog / capacity : 1;
+	return turns ? (double)full_turns / turns : 0;
+}
+
+/* Returns true if the queue had packets. */
+static bool measure_queue(struct dvmq_queue *queue, double period)
+{
+	struct dvmq_queue_counters *c = &queue->counters;
+	struct dvmq_worker *owner = atomic_load_explicit(&queue->owner, memory_order_acquire);
+	struct dvmq_load *l = queue->load;
+	uint64_t packets = get(&c->packets), cycles = get(&c->cycles), turns = get(&c->turns);
+	uint64_t full_turns = get(&c->full_turns);
+	uint32_t backlog = atomic_load_explicit(&c->backlog, memory_order_relaxed);
+	double got = cycles - l->cycles, taken = packets - l->packets, need = got;
+
+	l->occupancy = occupancy(queue, turns - l->turns, full_turns - l->full_turns);
+	if (taken > 0) {
+		double cost = got / taken;
+
+		l->cycles_per_packet = l->cycles_per_packet > 0 ? 0.9 * l->cycles_per_packet + 0.1 * cost : cost;
+		if (backlog > l->backlog)
+			need += cost * (backlog - l->backlog);
+	}
+	if (owner != NULL && busy[owner->index].fast > BUSY && l->occupancy > PRESSED)
+		need *= 1 + PRESSED_MORE * l->occupancy;
+	l->fast_demand += SMOOTH_FAST * (need / period - l->fast_demand);
+	l->sum_demand += need;
+	l->sum_load += got;
+	l->sum_packets += taken;
+	l->packets = packets;
+	l->cycles = cycles;
+	l->turns = turns;
+	l->full_turns = full_turns;
+	l->backlog = backlog;
+	return taken > 0;
+}
+
+void dvmq_measure(uint64_t now_tsc)
+{
+	double period = now_tsc - last_tsc;
+	bool quiet = true;
+
+	if (period <= 0)
+		return;
+	last_tsc = now_tsc;
+	slow_cycles += (uint64_t)period;
+	measure_workers(period);
+	for (unsigned i = 0; i < dvmq_n_queues; i++)
+		if (measure_queue(dvmq_queues[i], period))
+			quiet = false;
+	quiet_periods = quiet ? quiet_periods + 1 : 0;
+}
+
+static void close_slow_period(struct dvmq_load *l, double period)
+{
+	double seconds = period / rte_get_tsc_hz();
+
+	l->demand += SMOOTH_SLOW * (l->sum_demand / period - l->demand);
+	l->load += SMOOTH_SLOW * (l->sum_load / period - l->load);
+	l->pps += SMOOTH_SLOW * (l->sum_packets / seconds - l->pps);
+	if (l->demand < 1e-6)
+		l->demand = l->load = l->pps = 0;
+	l->sum_demand = l->sum_load = l->sum_packets = 0;
+}
+
+void dvmq_measure_slow(void)
+{
+	if (slow_cycles == 0)
+		return;
+	for (unsigned i = 0; i < dvmq_n_queues; i++)
+		close_slow_period(dvmq_queues[i]->load, slow_cycles);
+	for (unsigned i = 0; i < dvmq_n_workers; i++) {
+		busy[i].slow += SMOOTH_SLOW * (busy[i].sum / slow_cycles - busy[i].slow);
+		busy[i].sum = 0;
+	}
+	slow_cycles = 0;
+}
+
+double dvmq_worker_load(const struct dvmq_worker *worker)
+{
+	double load = busy[worker->index].slow;
+
+	return load < 1e-4 ? 0 : load > 1 ? 1 : load;
+}
+
+bool dvmq_measure_idle(void)
+{
+	return quiet_periods > 50;
+}

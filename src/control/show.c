@@ -1,0 +1,452 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Everything that "show" shows, as JSON. */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <rte_cycles.h>
+#include <rte_ethdev.h>
+#include <rte_malloc.h>
+#include <rte_mempool.h>
+
+#include <dvmq/control.h>
+#include <dvmq/fdb.h>
+#include <dvmq/steer.h>
+
+static bool wanted(const char *name, const char *candidate)
+{
+	return strcmp(name, "all") == 0 || strcmp(name, candidate) == 0;
+}
+
+/* An empty list is an answer to "all", but not to a name. */
+static json_t *found(json_t *list, const char *what, const char *name, struct dvmq_err *err)
+{
+	if (json_array_size(list) > 0 || strcmp(name, "all") == 0)
+		return list;
+	json_decref(list);
+	dvmq_fail(err, ENOENT, "no %s %s; \"show %s all\" lists them", what, name, what);
+	return NULL;
+}
+
+static json_t *number(double value, double unit)
+{
+	return json_real(isfinite(value) ? round(value / unit) * unit : 0);
+}
+
+static uint64_t get(const _Atomic uint64_t *counter)
+{
+	return atomic_load_explicit((_Atomic uint64_t *)counter, memory_order_relaxed);
+}
+
+static json_t *mac_text(const void *mac)
+{
+	char text[RTE_ETHER_ADDR_FMT_SIZE];
+
+	rte_ether_format_addr(text, sizeof(text), mac);
+	for (char *c = text; *c; c++)
+		*c = (*c >= 'A' && *c <= 'F') ? *c + 32 : *c;
+	return json_string(text);
+}
+
+/* ---- queues ---- */
+
+const char *dvmq_queue_kind_name(enum dvmq_queue_kind kind)
+{
+	static const char *const names[] = {
+		[DVMQ_QUEUE_VMQ] = "vmq",
+		[DVMQ_QUEUE_DEFAULT] = "default",
+		[DVMQ_QUEUE_SOFT] = "soft",
+		[DVMQ_QUEUE_GUEST] = "guest",
+	};
+
+	return names[kind];
+}
+
+static json_t *queue_json(const struct dvmq_queue *q)
+{
+	const struct dvmq_queue_counters *c = &q->counters;
+	struct dvmq_worker *owner = atomic_load_explicit(&q->owner, memory_order_acquire);
+	const struct dvmq_port *port = q->dst != NULL ? q->dst : q->port;
+	json_t *o = json_object();
+
+	json_object_set_new(o, "queue", json_string(q->name));
+	json_object_set_new(o, "port", json_string(port->conf.name));
+	json_object_set_new(o, "kind", json_string(dvmq_queue_kind_name(q->kind)));
+	json_object_set_new(o, "core", owner != NULL ? json_integer(owner->core) : json_null());
+	json_object_set_new(o, "pinned", json_boolean(q->pinned));
+	json_object_set_new(o, "packets", json_integer((json_int_t)get(&c->packets)));
+	json_object_set_new(o, "bytes", json_integer((json_int_t)get(&c->bytes)));
+	json_object_set_new(o, "drops", json_integer((json_int_t)get(&c->drops)));
+	json_object_set_new(o, "pps", number(q->load->pps, 1));
+	json_object_set_new(o, "cycles_per_packet", number(q->load->cycles_per_packet, 0.1));
+	json_object_set_new(o, "load", number(q->load->load, 1e-4));
+	json_object_set_new(o, "demand", number(q->load->demand, 1e-4));
+	json_object_set_new(o, "occupancy", number(q->load->occupancy, 1e-4));
+	json_object_set_new(o, "moves", json_integer((json_int_t)get(&q->moves)));
+	json_object_set_new(o, "pause_us_max", number(get(&q->pause_max) * 1e6 / rte_get_tsc_hz(), 0.01));
+	return o;
+}
+
+json_t *dvmq_show_queues(const char *name, struct dvmq_err *err)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < dvmq_n_queues; i++)
+		if (wanted(name, dvmq_queues[i]->name))
+			json_array_append_new(list, queue_json(dvmq_queues[i]));
+	return found(list, "queue", name, err);
+}
+
+bool dvmq_queue_name_at(unsigned index, char *buf, size_t size)
+{
+	if (index >= dvmq_n_queues)
+		return false;
+	snprintf(buf, size, "%s", dvmq_queues[index]->name);
+	return true;
+}
+
+/* ---- cores ---- */
+
+static const char *state_name(const struct dvmq_worker *w)
+{
+	static const char *const names[] = {
+		[DVMQ_WORKER_PARKED] = "parked",
+		[DVMQ_WORKER_IDLE] = "idle",
+		[DVMQ_WORKER_ACTIVE] = "active",
+	};
+
+	return names[atomic_load_explicit(&w->state, memory_order_relaxed)];
+}
+
+static json_t *core_json(const struct dvmq_worker *w)
+{
+	static const char *const wishes[] = {
+		[DVMQ_CORE_AUTO] = "auto",
+		[DVMQ_CORE_KEEP_PARKED] = "park",
+		[DVMQ_CORE_KEEP_ACTIVE] = "activate",
+	};
+	json_t *o = json_object();
+
+	json_object_set_new(o, "core", json_integer(w->core));
+	json_object_set_new(o, "numa", json_integer(w->numa));
+	json_object_set_new(o, "state", json_string(state_name(w)));
+	json_object_set_new(o, "busy", number(dvmq_worker_load(w), 1e-4));
+	json_object_set_new(o, "queues", json_integer(atomic_load_explicit(&w->n_queues, memory_order_relaxed)));
+	json_object_set_new(o, "mode", json_string(wishes[dvmq_core_wish_of(w)]));
+	json_object_set_new(o, "loops", json_integer((json_int_t)get(&w->loops)));
+	json_object_set_new(o, "sleeps", json_integer((json_int_t)get(&w->sleeps)));
+	json_object_set_new(o, "learn_dropped", json_integer((json_int_t)get(&w->learn_dropped)));
+	return o;
+}
+
+json_t *dvmq_show_cores(const char *name, struct dvmq_err *err)
+{
+	json_t *list = json_array();
+	char core[16];
+
+	for (unsigned i = 0; dvmq_core_name_at(i, core, sizeof(core)); i++)
+		if (wanted(name, core))
+			json_array_append_new(list, core_json(dvmq_workers[i]));
+	return found(list, "core", name, err);
+}
+
+bool dvmq_core_name_at(unsigned index, char *buf, size_t size)
+{
+	if (index >= dvmq_n_workers)
+		return false;
+	snprintf(buf, size, "%u", dvmq_workers[index]->core);
+	return true;
+}
+
+/* ---- ports ---- */
+
+static json_t *port_json(const struct dvmq_port *port)
+{
+	const struct dvmq_port_conf *conf = &port->conf;
+	json_t *o = json_object();
+
+	json_object_set_new(o, "port", json_string(conf->name));
+	json_object_set_new(o, "type", json_string(dvmq_port_type_name(port->type)));
+	json_object_set_new(o, "up", json_boolean(port->up));
+	json_object_set_new(o, "device", json_string(port->type == DVMQ_PORT_VHOST ? conf->socket : conf->device));
+	json_object_set_new(o, "mac", conf->has_mac ? mac_text(&conf->mac) : json_null());
+	json_object_set_new(o, "vlan", json_integer(port->vlan));
+	json_object_set_new(o, "queues", json_integer(conf->queues));
+	json_object_set_new(o, "queues_used", json_integer(port->type == DVMQ_PORT_VHOST
+								   ? atomic_load(&port->n_rxvq)
+								   : conf->queues));
+	json_object_set_new(o, "numa", json_integer(port->numa));
+	return o;
+}
+
+json_t *dvmq_show_ports(const char *name, struct dvmq_err *err)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (dvmq_ports[i] != NULL && wanted(name, dvmq_ports[i]->conf.name))
+			json_array_append_new(list, port_json(dvmq_ports[i]));
+	return found(list, "port", name, err);
+}
+
+static json_t *counters_json(const char *name, bool up, const struct dvmq_port_counters *c)
+{
+	json_t *o = json_object();
+
+	json_object_set_new(o, "port", json_string(name));
+	json_object_set_new(o, "up", json_boolean(up));
+	json_object_set_new(o, "rx_packets", json_integer((json_int_t)c->rx_packets));
+	json_object_set_new(o, "rx_bytes", json_integer((json_int_t)c->rx_bytes));
+	json_object_set_new(o, "tx_packets", json_integer((json_int_t)c->tx_packets));
+	json_object_set_new(o, "tx_bytes", json_integer((json_int_t)c->tx_bytes));
+	json_object_set_new(o, "flood_copies", json_integer((json_int_t)c->flood_copies));
+	for (unsigned i = 0; i < DVMQ_DROP_REASONS; i++)
+		json_object_set_new(o, dvmq_drop_name(i), json_integer((json_int_t)c->drop[i]));
+	return o;
+}
+
+/* What the device lost before the switch could receive it: beside the balance of rx, tx and drops. */
+static void add_device_losses(json_t *o, const struct dvmq_port *port)
+{
+	struct rte_eth_stats stats;
+
+	if (port->type == DVMQ_PORT_VHOST || rte_eth_stats_get(port->eth_id, &stats) != 0)
+		memset(&stats, 0, sizeof(stats));
+	json_object_set_new(o, "nic_missed", json_integer((json_int_t)stats.imissed));
+	json_object_set_new(o, "nic_errors", json_integer((json_int_t)stats.ierrors));
+	json_object_set_new(o, "nic_no_mbuf", json_integer((json_int_t)stats.rx_nombuf));
+}
+
+json_t *dvmq_show_port_stats(const char *name, struct dvmq_err *err)
+{
+	static const struct dvmq_port_counters zero;
+	const struct dvmq_stats *stats = dvmq_stats_collect();
+	const struct dvmq_port_counters *deleted = &stats->port[DVMQ_MAX_PORTS];
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		struct dvmq_port *port = dvmq_ports[i];
+		json_t *o;
+
+		if (port == NULL || !wanted(name, port->conf.name))
+			continue;
+		o = counters_json(port->conf.name, port->up, &stats->port[i]);
+		add_device_losses(o, port);
+		json_array_append_new(list, o);
+	}
+	/* Ports that are gone have sent and received, too; without them the sums would not agree. */
+	if (strcmp(name, "all") == 0 && memcmp(deleted, &zero, sizeof(zero)) != 0)
+		json_array_append_new(list, counters_json("(deleted)", false, deleted));
+	return found(list, "port", name, err);
+}
+
+bool dvmq_port_name_at(unsigned index, char *buf, size_t size)
+{
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		if (dvmq_ports[i] == NULL || index-- > 0)
+			continue;
+		snprintf(buf, size, "%s", dvmq_ports[i]->conf.name);
+		return true;
+	}
+	return false;
+}
+
+/* ---- vmq ---- */
+
+/* The names of the port's queues on an uplink, and whether frames were seen on them. */
+static void describe_queues(const struct dvmq_port *uplink, const struct dvmq_port *port, char *text, size_t size,
+			    bool *ret_proven, unsigned *ret_n)
+{
+	size_t used = 0;
+
+	text[0] = 0;
+	for (unsigned i = 0; i < uplink->n_queues; i++) {
+		const struct dvmq_queue *q = uplink->queues[i];
+
+		if (q->dst != port)
+			continue;
+		(*ret_n)++;
+		*ret_proven |= get(&q->counters.packets) > 0;
+		used += (size_t)snprintf(text + used, size - used, "%s%s", used ? "," : "", q->name);
+		if (used >= size)
+			break;
+	}
+	if (port->soft_queue != NULL && port->soft_queue->port == uplink) {
+		(*ret_n)++;
+		*ret_proven |= get(&port->soft_queue->counters.packets) > 0;
+		snprintf(text, size, "%s", port->soft_queue->name);
+	}
+}
+
+static json_t *vmq_json(const struct dvmq_port *uplink, const struct dvmq_port *port, uint64_t by_default)
+{
+	const struct dvmq_binding *b = &uplink->steer->bindings[port->index];
+	bool software = uplink->steer->ops->steering == DVMQ_STEER_SOFTWARE;
+	char queues[256], reason[512];
+	bool proven = false;
+	unsigned n = 0;
+	json_t *o = json_object();
+
+	describe_queues(uplink, port, queues, sizeof(queues), &proven, &n);
+	snprintf(reason, sizeof(reason), "%s", software && n > 0 ? "hot on the default queue: soft ring" : b->reason);
+	if (!software && n > 0 && !proven && by_default > b->by_default)
+		snprintf(reason, sizeof(reason),
+			 "%s, but its frames still arrive on the default queue: the NIC accepted the rule and does not follow it",
+			 b->reason);
+	json_object_set_new(o, "port", json_string(port->conf.name));
+	json_object_set_new(o, "uplink", json_string(uplink->conf.name));
+	json_object_set_new(o, "steering", json_string(dvmq_steering_name(uplink->steer->ops->steering)));
+	json_object_set_new(o, "requested", json_integer(b->requested));
+	json_object_set_new(o, "effective", json_integer(n));
+	json_object_set_new(o, "queues", json_string(queues));
+	json_object_set_new(o, "accepted", json_boolean(software ? n > 0 : b->accepted));
+	json_object_set_new(o, "proven", json_boolean(proven));
+	json_object_set_new(o, "by_default", json_integer((json_int_t)by_default));
+	json_object_set_new(o, "reason", json_string(reason));
+	return o;
+}
+
+json_t *dvmq_show_vmq(const char *name, struct dvmq_err *err)
+{
+	const struct dvmq_stats *stats = dvmq_stats_collect();
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		struct dvmq_port *port = dvmq_ports[i];
+
+		if (port == NULL || port->type == DVMQ_PORT_UPLINK || !wanted(name, port->conf.name))
+			continue;
+		for (unsigned u = 0; u < DVMQ_MAX_PORTS; u++)
+			if (dvmq_ports[u] != NULL && dvmq_ports[u]->steer != NULL)
+				json_array_append_new(list, vmq_json(dvmq_ports[u], port, stats->port[i].by_default));
+	}
+	if (strcmp(name, "all") == 0 || dvmq_port_find(name) != NULL)
+		return list;
+	return found(list, "port", name, err);
+}
+
+json_t *dvmq_flow_list(const char *name, struct dvmq_err *err)
+{
+	struct dvmq_port *uplink = dvmq_port_find(name);
+	json_t *list;
+
+	if (uplink == NULL || uplink->steer == NULL) {
+		dvmq_fail(err, ENOENT, "no uplink %s; \"show port all\" lists them", name);
+		return NULL;
+	}
+	list = json_array();
+	for (unsigned i = 0; i < uplink->n_queues; i++) {
+		const struct dvmq_queue *q = uplink->queues[i];
+		json_t *o;
+
+		if (uplink->steer->rules[i] == NULL)
+			continue;
+		o = json_object();
+		json_object_set_new(o, "id", json_integer(i));
+		json_object_set_new(o, "group", json_integer(0));
+		json_object_set_new(o, "prio", json_integer(0));
+		json_object_set_new(o, "attr", json_string("i--"));
+		json_object_set_new(o, "rule", json_string(q->dst->vlan ? "ETH VLAN => QUEUE" : "ETH => QUEUE"));
+		json_object_set_new(o, "dst", mac_text(&q->dst->conf.mac));
+		json_object_set_new(o, "vlan", json_integer(q->dst->vlan));
+		json_object_set_new(o, "queue", json_string(q->name));
+		json_object_set_new(o, "port", json_string(q->dst->conf.name));
+		json_array_append_new(list, o);
+	}
+	return list;
+}
+
+/* ---- FDB, balancer, memory ---- */
+
+json_t *dvmq_show_fdb(struct dvmq_err *err)
+{
+	const struct dvmq_fdb_entry *entry;
+	uint64_t now = dvmq_now_ms();
+	json_t *list = json_array();
+	uint32_t iterator = 0;
+
+	(void)err;
+	while ((entry = dvmq_fdb_next(&iterator)) != NULL) {
+		json_t *o = json_object();
+
+		json_object_set_new(o, "vlan", json_integer((json_int_t)(entry->key >> 48)));
+		json_object_set_new(o, "mac", mac_text(&entry->key));
+		json_object_set_new(o, "port", json_string(entry->port->conf.name));
+		json_object_set_new(o, "static", json_boolean(entry->fixed));
+		json_object_set_new(o, "age_s", entry->fixed ? json_null() : json_integer((json_int_t)(now - entry->seen_ms) / 1000));
+		json_array_append_new(list, o);
+	}
+	return list;
+}
+
+static json_t *decisions_json(void)
+{
+	const struct dvmq_decision *decisions[DVMQ_DECISIONS];
+	unsigned n = dvmq_decisions(decisions);
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < n; i++) {
+		const struct dvmq_decision *d = decisions[i];
+		json_t *o = json_object();
+
+		json_object_set_new(o, "time", json_real(d->unix_ms / 1000.0));
+		json_object_set_new(o, "action", json_string(d->action));
+		json_object_set_new(o, "thing", json_string(d->thing));
+		json_object_set_new(o, "from", d->from >= 0 ? json_integer(d->from) : json_null());
+		json_object_set_new(o, "to", d->to >= 0 ? json_integer(d->to) : json_null());
+		json_object_set_new(o, "reason", json_string(d->reason));
+		json_array_append_new(list, o);
+	}
+	return list;
+}
+
+json_t *dvmq_show_balance(struct dvmq_err *err)
+{
+	static const char *const actions[] = {"move", "activate", "park", "promote", "demote", "saturated", "refuse"};
+	const struct dvmq_balance_params *p = dvmq_balancer_params();
+	json_t *o = json_object(), *totals = json_object();
+
+	(void)err;
+	json_object_set_new(o, "mode", json_string(dvmq_balancer_automatic() ? "auto" : "off"));
+	json_object_set_new(o, "params",
+			    json_pack("{s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "high", p->high, "target", p->target, "margin",
+				      p->margin, "fast_ms", p->fast_ms, "slow_ms", p->slow_ms, "budget", p->budget,
+				      "cooldown_ms", p->cooldown_ms, "hold_ms", p->hold_ms));
+	for (unsigned i = 0; i < sizeof(actions) / sizeof(actions[0]); i++)
+		json_object_set_new(totals, actions[i], json_integer((json_int_t)dvmq_decision_count(actions[i])));
+	json_object_set_new(o, "totals", totals);
+	json_object_set_new(o, "decisions", decisions_json());
+	return o;
+}
+
+static void add_pool(struct rte_mempool *pool, void *list)
+{
+	json_t *o = json_object();
+
+	json_object_set_new(o, "what", json_sprintf("pool %s", pool->name));
+	json_object_set_new(o, "node", json_integer(pool->socket_id));
+	json_object_set_new(o, "bytes", json_integer((json_int_t)pool->size * (pool->elt_size + pool->header_size)));
+	json_object_set_new(o, "buffers", json_integer(pool->size));
+	json_object_set_new(o, "in_use", json_integer(rte_mempool_in_use_count(pool)));
+	json_array_append_new(list, o);
+}
+
+json_t *dvmq_show_memory(struct dvmq_err *err)
+{
+	struct rte_malloc_socket_stats heap;
+	json_t *list = json_array(), *o;
+
+	(void)err;
+	rte_mempool_walk(add_pool, list);
+	for (int i = 0; i < RTE_MAX_NUMA_NODES; i++) {
+		if (rte_malloc_get_socket_stats(i, &heap) != 0 || heap.heap_totalsz_bytes == 0)
+			continue;
+		o = json_object();
+		json_object_set_new(o, "what", json_string("DPDK heap, all in use"));
+		json_object_set_new(o, "node", json_integer(i));
+		json_object_set_new(o, "bytes", json_integer((json_int_t)heap.heap_allocsz_bytes));
+		json_array_append_new(list, o);
+	}
+	return list;
+}

@@ -1,0 +1,682 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The command table.  One grammar serves the socket, the prompt and script
+ * files; librte_cmdline matches it, the functions of command.h carry it out.
+ */
+#include <dvmq/command.h>
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmdline.h>
+#include <cmdline_parse.h>
+#include <cmdline_parse_string.h>
+#include <rte_common.h>
+
+#include "conf_keys.h"
+#include "grammar.h"
+
+#define WORD_LEN    128	    /* STR_TOKEN_SIZE: what librte_cmdline stores of a word */
+#define END_OF_LINE "#\r\n" /* as librte_cmdline sees it */
+#define MAX_LISTED  16	    /* words that an error text lists */
+
+/* What librte_cmdline stores of a line: see CMDLINE_PARSE_RESULT_BUFSIZE. */
+struct line {
+	char word[4][WORD_LEN]; /* the words of the grammar by their place, a choice where one was offered */
+	char name[WORD_LEN];
+	char core[WORD_LEN];
+	char rest[DVMQ_LINE_LEN];
+};
+
+static_assert(sizeof(struct line) <= CMDLINE_PARSE_RESULT_BUFSIZE, "librte_cmdline cannot store a line");
+
+/*
+ * librte_cmdline calls handlers without a way to return anything: the reply
+ * under way is here, which one control thread makes safe.
+ */
+static struct {
+	struct cmdline *cl;
+	struct dvmq_reply reply;
+	FILE *out; /* writes reply.text */
+	bool json;
+	bool failed;
+} run;
+
+/* A token that stands for a name or a free text; what people read of it is label. */
+struct name_token {
+	struct cmdline_token_hdr hdr;
+	const char *label;
+	const char *first;  /* offered before the names: "all" */
+	const char *refuse; /* a word of the grammar that is no name here */
+	bool (*name_at)(unsigned index, char *buf, size_t size);
+	size_t size; /* of the result; a rest of line has room for more than a word */
+	bool to_end; /* takes the rest of the line */
+};
+
+static int parse_name(cmdline_parse_token_hdr_t *hdr, const char *buf, void *result, unsigned size)
+{
+	const struct name_token *token = container_of(hdr, struct name_token, hdr);
+	size_t len;
+
+	len = strcspn(buf, token->to_end ? END_OF_LINE : END_OF_LINE " \t");
+	while (len && isblank((unsigned char)buf[len - 1]))
+		len--;
+	if (len == 0 || len >= token->size)
+		return -1;
+	if (token->refuse && strlen(token->refuse) == len && strncmp(buf, token->refuse, len) == 0)
+		return -1;
+	if (result) {
+		if (size <= len)
+			return -1;
+		memcpy(result, buf, len);
+		((char *)result)[len] = '\0';
+	}
+	return len;
+}
+
+static int count_names(cmdline_parse_token_hdr_t *hdr)
+{
+	const struct name_token *token = container_of(hdr, struct name_token, hdr);
+	char name[WORD_LEN];
+	int n = 0;
+
+	while (token->name_at && token->name_at(n, name, sizeof(name)))
+		n++;
+	return n + (token->first ? 1 : 0);
+}
+
+static int get_name(cmdline_parse_token_hdr_t *hdr, int index, char *buf, unsigned size)
+{
+	const struct name_token *token = container_of(hdr, struct name_token, hdr);
+
+	if (token->first && index-- == 0)
+		return snprintf(buf, size, "%s", token->first) < (int)size ? 0 : -1;
+	return token->name_at && token->name_at(index, buf, size) ? 0 : -1;
+}
+
+static int get_label(cmdline_parse_token_hdr_t *hdr, char *buf, unsigned size)
+{
+	const struct name_token *token = container_of(hdr, struct name_token, hdr);
+
+	return snprintf(buf, size, "%s", token->label) < (int)size ? 0 : -1;
+}
+
+static struct cmdline_token_ops name_ops = {
+    .parse = parse_name,
+    .complete_get_nb = count_names,
+    .complete_get_elt = get_name,
+    .get_help = get_label,
+};
+
+static void fail(const char *text)
+{
+	fprintf(run.out, "%s\n", text);
+	run.failed = true;
+}
+
+/* Takes the reference; NULL: err says why. */
+static void show(json_t *value, const struct dvmq_err *err)
+{
+	if (!value) {
+		fail(err->text);
+		return;
+	}
+	if (run.json) {
+		json_dumpf(value, run.out, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(12));
+		fputc('\n', run.out);
+	} else {
+		dvmq_table_print(run.out, value);
+	}
+	json_decref(value);
+}
+
+/* What a command does whose only argument is a name, or that has none. */
+struct action {
+	json_t *(*show_name)(const char *name, struct dvmq_err *err);
+	json_t *(*show)(struct dvmq_err *err);
+	int (*with_name)(const char *name, struct dvmq_err *err);
+};
+
+static void do_action(void *result, struct cmdline *cl, void *data)
+{
+	const struct action *action = data;
+	const struct line *line = result;
+	struct dvmq_err err = {""};
+
+	RTE_SET_USED(cl);
+	if (action->show_name)
+		show(action->show_name(line->name, &err), &err);
+	else if (action->show)
+		show(action->show(&err), &err);
+	else if (action->with_name(line->name, &err) != 0)
+		fail(err.text);
+}
+
+static void do_show_config(void *result, struct cmdline *cl, void *data)
+{
+	struct dvmq_err err;
+	int ret;
+
+	RTE_SET_USED(result);
+	RTE_SET_USED(cl);
+	RTE_SET_USED(data);
+	if (run.json) {
+		show(dvmq_conf_json(dvmq_running_conf()), &err);
+		return;
+	}
+	ret = dvmq_conf_write(dvmq_running_conf(), run.out);
+	if (ret)
+		fail(strerror(-ret));
+}
+
+static void do_set_queue_core(void *result, struct cmdline *cl, void *data)
+{
+	const struct line *line = result;
+	struct dvmq_err err;
+	unsigned core;
+
+	RTE_SET_USED(cl);
+	RTE_SET_USED(data);
+	if (dvmq_conf_number("core", line->core, 0, DVMQ_MAX_CPUS - 1, &core, &err) != 0 ||
+	    dvmq_set_queue_core(line->name, core, &err) != 0)
+		fail(err.text);
+}
+
+static void do_set_queue_pin(void *result, struct cmdline *cl, void *data)
+{
+	const struct line *line = result;
+	struct dvmq_err err;
+
+	RTE_SET_USED(cl);
+	RTE_SET_USED(data);
+	if (dvmq_set_queue_pin(line->name, strcmp(line->word[3], "pin") == 0, &err) != 0)
+		fail(err.text);
+}
+
+static void do_set_balance(void *result, struct cmdline *cl, void *data)
+{
+	const struct line *line = result;
+	struct dvmq_err err;
+
+	RTE_SET_USED(cl);
+	RTE_SET_USED(data);
+	if (dvmq_set_balance(strcmp(line->word[2], "auto") == 0, &err) != 0)
+		fail(err.text);
+}
+
+static void do_set_core(void *result, struct cmdline *cl, void *data)
+{
+	const struct line *line = result;
+	enum dvmq_core_wish wish = DVMQ_CORE_AUTO;
+	struct dvmq_err err;
+	unsigned core;
+
+	RTE_SET_USED(cl);
+	RTE_SET_USED(data);
+	if (strcmp(line->word[3], "park") == 0)
+		wish = DVMQ_CORE_KEEP_PARKED;
+	else if (strcmp(line->word[3], "activate") == 0)
+		wish = DVMQ_CORE_KEEP_ACTIVE;
+	if (dvmq_conf_number("core", line->core, 0, DVMQ_MAX_CPUS - 1, &core, &err) != 0 ||
+	    dvmq_set_core(core, wish, &err) != 0)
+		fail(err.text);
+}
+
+/* The words "key=value ..." of a port. */
+static int set_port_keys(struct dvmq_port_conf *port, char *text, struct dvmq_err *err)
+{
+	char *word, *value;
+	int ret = 0;
+
+	while (ret == 0 && (word = strsep(&text, " \t"))) {
+		if (!*word)
+			continue;
+		value = strchr(word, '=');
+		if (!value)
+			return dvmq_fail(err, EINVAL, "\"%s\" is not key=value", word);
+		*value++ = '\0';
+		ret = dvmq_conf_port_set(port, word, value, err);
+	}
+	return ret;
+}
+
+static void do_port_add(void *result, struct cmdline *cl, void *data)
+{
+	struct line *line = result;
+	struct dvmq_port_conf port;
+	struct dvmq_err err;
+	enum dvmq_port_type type;
+
+	RTE_SET_USED(cl);
+	RTE_SET_USED(data);
+	type = strcmp(line->word[2], "vhost") == 0 ? DVMQ_PORT_VHOST : DVMQ_PORT_ETHDEV;
+	if (dvmq_conf_port_init(&port, type, line->name, &err) != 0 || set_port_keys(&port, line->rest, &err) != 0 ||
+	    dvmq_conf_port_check(&port, &err) != 0 || dvmq_conf_port_fits(dvmq_running_conf(), &port, &err) != 0 ||
+	    dvmq_port_add(&port, &err) != 0)
+		fail(err.text);
+}
+
+static int clear_stats(const char *name, struct dvmq_err *err)
+{
+	RTE_SET_USED(name);
+	return dvmq_clear_stats(err);
+}
+
+/* Whoever reads the file sees the old or the new one, never half of it, also after a power cut. */
+static int save_config(const char *path, struct dvmq_err *err)
+{
+	char tmp[WORD_LEN + 8];
+	FILE *file;
+	int ret;
+
+	snprintf(tmp, sizeof(tmp), "%s.tmp", path);
+	file = fopen(tmp, "we");
+	if (!file)
+		return dvmq_fail(err, errno, "%s: %s", tmp, strerror(errno));
+	ret = dvmq_conf_write(dvmq_running_conf(), file);
+	if (ret == 0 && fsync(fileno(file)) != 0)
+		ret = -errno;
+	if (fclose(file) != 0 && ret == 0)
+		ret = -errno;
+	if (ret == 0 && rename(tmp, path) != 0)
+		ret = -errno;
+	if (ret) {
+		unlink(tmp);
+		return dvmq_fail(err, -ret, "%s: %s", path, strerror(-ret));
+	}
+	return 0;
+}
+
+static void do_save_config(void *result, struct cmdline *cl, void *data)
+{
+	const struct line *line = result;
+	struct dvmq_err err;
+	char *path;
+
+	RTE_SET_USED(cl);
+	RTE_SET_USED(data);
+	if (save_config(line->name, &err) != 0) {
+		fail(err.text);
+		return;
+	}
+	/* A relative name counts from the daemon's directory, which need not be the user's: say where it went. */
+	path = realpath(line->name, NULL);
+	fprintf(run.out, "saved as %s\n", path ? path : line->name);
+	free(path);
+}
+
+static void do_quit(void *result, struct cmdline *cl, void *data)
+{
+	RTE_SET_USED(result);
+	RTE_SET_USED(cl);
+	RTE_SET_USED(data);
+	dvmq_quit();
+}
+
+static void do_help(void *result, struct cmdline *cl, void *data);
+
+#define WORD(id, place, choices) \
+	static cmdline_parse_token_string_t id = TOKEN_STRING_INITIALIZER(struct line, word[place], choices)
+#define NAME(id, field, ...)            \
+	static struct name_token id = { \
+	    {&name_ops, offsetof(struct line, field)}, .size = sizeof(((struct line *)0)->field), __VA_ARGS__}
+#define COMMAND(id, handler, arg, help, ...) \
+	static cmdline_parse_inst_t id = {.f = handler, .data = arg, .help_str = help, .tokens = {__VA_ARGS__, NULL}}
+#define T(token) ((cmdline_parse_token_hdr_t *)&(token).hdr)
+
+WORD(w_show, 0, "show");
+WORD(w_set, 0, "set");
+WORD(w_port_0, 0, "port");
+WORD(w_clear, 0, "clear");
+WORD(w_flow, 0, "flow");
+WORD(w_save, 0, "save");
+WORD(w_balance_0, 0, "balance");
+WORD(w_help, 0, "help");
+WORD(w_quit, 0, "quit");
+WORD(w_port, 1, "port");
+WORD(w_queue, 1, "queue");
+WORD(w_core, 1, "core");
+WORD(w_vmq, 1, "vmq");
+WORD(w_fdb, 1, "fdb");
+WORD(w_balance, 1, "balance");
+WORD(w_memory, 1, "memory");
+WORD(w_config, 1, "config");
+WORD(w_dry_run, 1, "dry-run");
+WORD(w_add, 1, "add");
+WORD(w_del, 1, "del");
+WORD(w_list, 1, "list");
+WORD(w_clear_stats, 1, "stats");
+WORD(w_stats, 2, "stats");
+WORD(w_types, 2, "vhost#ethdev");
+WORD(w_clear_all, 2, "all");
+WORD(w_modes, 2, "auto#off");
+WORD(w_to_core, 3, "core");
+WORD(w_pins, 3, "pin#unpin");
+WORD(w_wishes, 3, "park#activate#auto");
+
+NAME(n_port_or_all, name, .label = "PORT", .first = "all", .name_at = dvmq_port_name_at, .refuse = "stats");
+NAME(n_queue_or_all, name, .label = "QUEUE", .first = "all", .name_at = dvmq_queue_name_at);
+NAME(n_core_or_all, name, .label = "CORE", .first = "all", .name_at = dvmq_core_name_at);
+NAME(n_port, name, .label = "PORT", .name_at = dvmq_port_name_at);
+NAME(n_queue, name, .label = "QUEUE", .name_at = dvmq_queue_name_at);
+NAME(n_core, core, .label = "CORE", .name_at = dvmq_core_name_at);
+NAME(n_new_port, name, .label = "NAME");
+NAME(n_keys, rest, .label = "key=value...", .to_end = true);
+NAME(n_file, name, .label = "FILE");
+NAME(n_word, name, .label = "WORD");
+
+static struct action act_port_stats = {.show_name = dvmq_show_port_stats};
+static struct action act_port = {.show_name = dvmq_show_ports};
+static struct action act_queue = {.show_name = dvmq_show_queues};
+static struct action act_core = {.show_name = dvmq_show_cores};
+static struct action act_vmq = {.show_name = dvmq_show_vmq};
+static struct action act_fdb = {.show = dvmq_show_fdb};
+static struct action act_balance = {.show = dvmq_show_balance};
+static struct action act_memory = {.show = dvmq_show_memory};
+static struct action act_dry_run = {.show = dvmq_balance_dry_run};
+static struct action act_flows = {.show_name = dvmq_flow_list};
+static struct action act_port_del = {.with_name = dvmq_port_del};
+static struct action act_clear = {.with_name = clear_stats};
+
+/* The help text is the syntax, a colon, and what the command does. */
+COMMAND(c_port_stats, do_action, &act_port_stats, "show port stats all|PORT: what passed a port and what was dropped",
+	T(w_show), T(w_port), T(w_stats), T(n_port_or_all));
+COMMAND(c_port, do_action, &act_port, "show port all|PORT: configuration and state of ports", T(w_show), T(w_port),
+	T(n_port_or_all));
+COMMAND(c_queue, do_action, &act_queue, "show queue all|QUEUE: who polls a queue, its load and its demand", T(w_show),
+	T(w_queue), T(n_queue_or_all));
+COMMAND(c_core, do_action, &act_core, "show core all|CORE: state and load of the workers", T(w_show), T(w_core),
+	T(n_core_or_all));
+COMMAND(c_vmq, do_action, &act_vmq, "show vmq all|PORT: NIC queues that a port asked for, has, and why", T(w_show),
+	T(w_vmq), T(n_port_or_all));
+COMMAND(c_fdb, do_action, &act_fdb, "show fdb: the MAC addresses that the switch knows", T(w_show), T(w_fdb));
+COMMAND(c_balance, do_action, &act_balance, "show balance: the balancer's settings and last decisions", T(w_show),
+	T(w_balance));
+COMMAND(c_memory, do_action, &act_memory, "show memory: packet buffers and hugepages", T(w_show), T(w_memory));
+COMMAND(c_config, do_show_config, NULL, "show config: the running configuration", T(w_show), T(w_config));
+COMMAND(c_queue_core, do_set_queue_core, NULL, "set queue QUEUE core CORE: move a queue to a worker", T(w_set),
+	T(w_queue), T(n_queue), T(w_to_core), T(n_core));
+COMMAND(c_queue_pin, do_set_queue_pin, NULL, "set queue QUEUE pin|unpin: keep a queue where it is, or not", T(w_set),
+	T(w_queue), T(n_queue), T(w_pins));
+COMMAND(c_set_balance, do_set_balance, NULL, "set balance auto|off: let the balancer move queues, or not", T(w_set),
+	T(w_balance), T(w_modes));
+COMMAND(c_set_core, do_set_core, NULL, "set core CORE park|activate|auto: keep a worker parked or active, or not",
+	T(w_set), T(w_core), T(n_core), T(w_wishes));
+COMMAND(c_dry_run, do_action, &act_dry_run, "balance dry-run: what the balancer would do now", T(w_balance_0),
+	T(w_dry_run));
+COMMAND(c_port_add, do_port_add, NULL,
+	"port add vhost|ethdev NAME key=value...: add a port, with the keys of the configuration file", T(w_port_0),
+	T(w_add), T(w_types), T(n_new_port), T(n_keys));
+COMMAND(c_port_del, do_action, &act_port_del, "port del PORT: remove a port", T(w_port_0), T(w_del), T(n_port));
+COMMAND(c_clear, do_action, &act_clear, "clear stats all: set all counters to zero", T(w_clear), T(w_clear_stats),
+	T(w_clear_all));
+COMMAND(c_flows, do_action, &act_flows, "flow list PORT: the steering rules of an uplink", T(w_flow), T(w_list),
+	T(n_port));
+COMMAND(c_save, do_save_config, NULL, "save config FILE: write the running configuration", T(w_save), T(w_config),
+	T(n_file));
+COMMAND(c_help, do_help, NULL, "help: list the commands", T(w_help));
+COMMAND(c_help_word, do_help, NULL, "help WORD: list the commands that have this word", T(w_help), T(n_word));
+COMMAND(c_quit, do_quit, NULL, "quit: end dvmqd", T(w_quit));
+
+static cmdline_parse_ctx_t commands[] = {
+    &c_port_stats, &c_port,	  &c_queue,	&c_core,	&c_vmq,	      &c_fdb,	  &c_balance,  &c_memory,
+    &c_config,	   &c_queue_core, &c_queue_pin, &c_set_balance, &c_set_core,  &c_dry_run, &c_port_add, &c_port_del,
+    &c_clear,	   &c_flows,	  &c_save,	&c_help,	&c_help_word, &c_quit,	  NULL,
+};
+
+/* Does the syntax (what stands before the colon) have a word that begins so? */
+static bool syntax_has(const char *syntax, size_t len, const char *word)
+{
+	for (const char *c = syntax; c < syntax + len; c++) {
+		if ((c == syntax || strchr(" |", c[-1])) && strncmp(c, word, strlen(word)) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void do_help(void *result, struct cmdline *cl, void *data)
+{
+	const struct line *line = result;
+	json_t *list = json_array();
+	struct dvmq_err err;
+
+	RTE_SET_USED(cl);
+	RTE_SET_USED(data);
+	for (unsigned i = 0; commands[i]; i++) {
+		const char *syntax = commands[i]->help_str;
+		const char *colon = strstr(syntax, ": ");
+
+		if (line->name[0] && !syntax_has(syntax, colon - syntax, line->name))
+			continue;
+		json_array_append_new(
+		    list, json_pack("{s:s#, s:s}", "command", syntax, (int)(colon - syntax), "what", colon + 2));
+	}
+	if (json_array_size(list) == 0) {
+		json_decref(list);
+		dvmq_fail(&err, ENOENT, "no command has the word \"%s\", \"help\" lists them all", line->name);
+		fail(err.text);
+		return;
+	}
+	show(list, &err);
+}
+
+/* Whether the first n words of text match the first n tokens of a command. */
+static bool matches(cmdline_parse_inst_t *command, const char *text, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		int len;
+
+		if (!command->tokens[i])
+			return false;
+		text += strspn(text, " \t");
+		len = command->tokens[i]->ops->parse(command->tokens[i], text, NULL, 0);
+		if (len < 0 || !cmdline_isendoftoken(text[len]))
+			return false;
+		text += len;
+	}
+	return true;
+}
+
+/* Adds what a token can be to words, as dvmq_command_complete() returns it. */
+static void add_words(cmdline_parse_token_hdr_t *token, const char *begin, json_t *words)
+{
+	int n = token->ops->complete_get_nb(token);
+	char word[WORD_LEN];
+
+	for (int i = 0; i < n; i++) {
+		if (token->ops->complete_get_elt(token, i, word, sizeof(word)) == 0 &&
+		    strncmp(word, begin, strlen(begin)) == 0)
+			json_object_set_new(words, word, json_true());
+	}
+	if (n == 0 && token->ops->get_help(token, word, sizeof(word)) == 0)
+		json_object_set_new(words, word, json_false());
+}
+
+/* The words that may stand at place n after the first n of text.  *ret_end: the line may also end there. */
+static json_t *words_at(const char *text, unsigned n, const char *begin, bool *ret_matched, bool *ret_end)
+{
+	json_t *words = json_object();
+
+	*ret_matched = *ret_end = false;
+	for (unsigned i = 0; words && commands[i]; i++) {
+		if (!matches(commands[i], text, n))
+			continue;
+		*ret_matched = true;
+		if (commands[i]->tokens[n])
+			add_words(commands[i]->tokens[n], begin, words);
+		else
+			*ret_end = true;
+	}
+	return words;
+}
+
+/* Words of text that are complete, that is followed by a blank; *ret_last is where the unfinished one begins. */
+static unsigned complete_words(const char *text, const char **ret_last)
+{
+	unsigned n = 0;
+
+	for (;;) {
+		text += strspn(text, " \t");
+		*ret_last = text;
+		text += strcspn(text, " \t");
+		if (!*text)
+			return n;
+		n++;
+	}
+}
+
+json_t *dvmq_command_complete(const char *text)
+{
+	bool matched, end;
+	const char *last;
+	unsigned n = complete_words(text, &last);
+
+	return words_at(text, n, last, &matched, &end);
+}
+
+/* The words that can follow, as people read them. */
+static void list_words(FILE *out, json_t *words)
+{
+	const char *key;
+	json_t *value;
+	unsigned n = 0;
+
+	json_object_foreach (words, key, value) {
+		if (n < MAX_LISTED)
+			fprintf(out, "%s%s", n ? ", " : "", key);
+		n++;
+	}
+	if (n > MAX_LISTED)
+		fprintf(out, ", ... (%u more)", n - MAX_LISTED);
+}
+
+/* First the end of text's first n words, then the beginning of the word after them. */
+static const char *after_words(const char *text, unsigned n, const char **ret_next)
+{
+	const char *end = text;
+
+	while (n--) {
+		end += strspn(end, " \t");
+		end += strcspn(end, " \t#\n");
+	}
+	*ret_next = end + strspn(end, " \t");
+	return end;
+}
+
+static void explain_first_word(const char *word, int len)
+{
+	const char *known[RTE_DIM(commands) + 1];
+	const char *similar;
+	char first[WORD_LEN];
+	bool matched, end;
+	json_t *words = words_at("", 0, "", &matched, &end);
+	const char *key;
+	json_t *value;
+	unsigned n = 0;
+
+	json_object_foreach (words, key, value)
+		known[n++] = key;
+	known[n] = NULL;
+	snprintf(first, sizeof(first), "%.*s", len, word);
+	similar = dvmq_similar_word(first, known);
+	if (similar)
+		fprintf(run.out, "unknown command \"%s\", did you mean \"%s\"? \"help\" lists the commands\n", first,
+			similar);
+	else
+		fprintf(run.out, "unknown command \"%s\", \"help\" lists the commands\n", first);
+	json_decref(words);
+}
+
+/* Says where a line left the grammar: after the longest run of words that some command begins with. */
+static void explain(const char *text)
+{
+	const char *done, *next, *last;
+	bool matched = false, end = false;
+	json_t *words = NULL;
+	unsigned n = complete_words(text, &last) + (*last ? 1 : 0);
+	int len;
+
+	run.failed = true;
+	for (;; n--) {
+		words = words_at(text, n, "", &matched, &end);
+		if (matched || n == 0)
+			break;
+		json_decref(words);
+	}
+	done = after_words(text, n, &next);
+	text += strspn(text, " \t");
+	len = strcspn(next, " \t#\n");
+	if (n == 0) {
+		explain_first_word(next, len);
+	} else if (len == 0) {
+		fprintf(run.out, "\"%.*s\" is not complete, next comes one of: ", (int)(done - text), text);
+		list_words(run.out, words);
+		fputc('\n', run.out);
+	} else if (json_object_size(words) == 0) {
+		fprintf(run.out, "\"%.*s\" is too much after \"%.*s\"\n", len, next, (int)(done - text), text);
+	} else {
+		fprintf(run.out, "\"%.*s\" cannot stand after \"%.*s\", possible: ", len, next, (int)(done - text),
+			text);
+		list_words(run.out, words);
+		fputs(end ? ", or nothing\n" : "\n", run.out);
+	}
+	json_decref(words);
+}
+
+static void run_line(const char *text)
+{
+	char line[DVMQ_LINE_LEN + 2]; /* librte_cmdline wants a newline at the end */
+	size_t len = strcspn(text, "\r\n");
+
+	if (len >= DVMQ_LINE_LEN) {
+		fprintf(run.out, "the line has %zu characters, at most %d are possible\n", len, DVMQ_LINE_LEN - 1);
+		run.failed = true;
+		return;
+	}
+	memcpy(line, text, len);
+	strcpy(line + len, "\n");
+	if (cmdline_parse(run.cl, line) < 0) {
+		line[len] = '\0';
+		line[strcspn(line, "#")] = '\0';
+		explain(line);
+	}
+}
+
+const struct dvmq_reply *dvmq_command_run(const char *line, bool json)
+{
+	static char no_memory_text[] = "out of memory\n";
+	static const struct dvmq_reply no_memory = {.text = no_memory_text, .len = sizeof(no_memory_text) - 1};
+
+	free(run.reply.text);
+	run.reply = (struct dvmq_reply){0};
+	run.json = json;
+	run.failed = false;
+	run.out = open_memstream(&run.reply.text, &run.reply.len);
+	if (!run.out)
+		return &no_memory;
+	run_line(line);
+	if (fclose(run.out) != 0)
+		return &no_memory;
+	run.reply.ok = !run.failed;
+	return &run.reply;
+}
+
+int dvmq_commands_init(void)
+{
+	/* Without descriptors: it only matches lines, see prompt.c for the terminal. */
+	run.cl = cmdline_new(commands, "", -1, -1);
+	return run.cl ? 0 : -ENOMEM;
+}
+
+void dvmq_commands_free(void)
+{
+	cmdline_free(run.cl);
+	run.cl = NULL;
+	free(run.reply.text);
+	run.reply = (struct dvmq_reply){0};
+}

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The way out: from a worker to a guest's ring, an ethdev's TX queue or a soft ring. */
+#include <rte_ethdev.h>
+#include <rte_hash_crc.h>
+#include <rte_ip.h>
+#include <rte_ring.h>
+#include <rte_vhost.h>
+
+#include <dvmq/port.h>
+#include <dvmq/worker.h>
+
+#define VHOST_BURST 32 /* packets that librte_vhost moves in one call */
+
+void dvmq_free_burst(struct rte_mbuf **packets, unsigned n)
+{
+	struct rte_mempool *pool = packets[0]->pool;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct rte_mbuf *m = packets[i];
+
+		if (unlikely(m->pool != pool || m->nb_segs != 1 || rte_mbuf_refcnt_read(m) != 1 ||
+			     !RTE_MBUF_DIRECT(m))) {
+			rte_pktmbuf_free_bulk(packets, n);
+			return;
+		}
+	}
+	rte_mempool_put_bulk(pool, (void **)packets, n);
+}
+
+static uint64_t bytes_of(struct rte_mbuf *const *packets, unsigned n)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < n; i++)
+		bytes += packets[i]->pkt_len;
+	return bytes;
+}
+
+static void drop(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *port, enum dvmq_drop reason,
+		 struct rte_mbuf **packets, unsigned n)
+{
+	w->counters[port->index].drop[reason] += n;
+	dvmq_count(&queue->counters.drops, n);
+	dvmq_free_burst(packets, n);
+}
+
+static void to_virtqueue(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, unsigned pair,
+			 struct rte_mbuf **packets, unsigned n)
+{
+	int vid = atomic_load_explicit(&dst->vid, memory_order_acquire); /* pairs with new_device and destroy_device */
+	struct dvmq_txq *txq = &dst->txq[pair];
+	unsigned sent = 0;
+
+	if (unlikely(vid < 0)) {
+		drop(w, queue, dst, DVMQ_DROP_PORT_DOWN, packets, n);
+		return;
+	}
+	rte_spinlock_lock(&txq->lock);
+	while (sent < n) {
+		unsigned want = RTE_MIN(n - sent, (unsigned)VHOST_BURST);
+		unsigned took = rte_vhost_enqueue_burst(vid, 2 * pair, packets + sent, want);
+
+		sent += took;
+		if (took < want)
+			break;
+	}
+	rte_spinlock_unlock(&txq->lock);
+
+	/* vhost copies: what it took is ours to free, too. */
+	w->counters[dst->index].tx_packets += sent;
+	w->counters[dst->index].tx_bytes += bytes_of(packets, sent);
+	if (unlikely(sent < n)) {
+		w->counters[dst->index].drop[DVMQ_DROP_RING_FULL] += n - sent;
+		dvmq_count(&queue->counters.drops, n - sent);
+	}
+	dvmq_free_burst(packets, n);
+}
+
+/* A number that is the same for all packets of a flow: addresses, and ports where every fragment has them. */
+static uint32_t flow_hash(const struct rte_mbuf *m)
+{
+	const struct rte_ether_hdr *eth = rte_pktmbuf_mtod(m, const struct rte_ether_hdr *);
+	const struct rte_ipv4_hdr *ip4 = (const void *)(eth + 1);
+	const struct rte_ipv6_hdr *ip6 = (const void *)(eth + 1);
+	uint32_t hash = 0;
+
+	if (eth->ether_type == rte_cpu_to_be_16(RTE_ETHER_TYPE_IPV4) && m->data_len >= sizeof(*eth) + sizeof(*ip4) + 4) {
+		hash = rte_hash_crc(&ip4->src_addr, 8, ip4->next_proto_id);
+		if ((ip4->fragment_offset & rte_cpu_to_be_16(0x3fff)) == 0 && ip4->version_ihl == RTE_IPV4_VHL_DEF &&
+		    (ip4->next_proto_id == IPPROTO_TCP || ip4->next_proto_id == IPPROTO_UDP))
+			hash = rte_hash_crc_4byte(*(const unaligned_uint32_t *)(ip4 + 1), hash);
+	} else if (eth->ether_type == rte_cpu_to_be_16(RTE_ETHER_TYPE_IPV6) &&
+		   m->data_len >= sizeof(*eth) + sizeof(*ip6) + 4) {
+		hash = rte_hash_crc(&ip6->src_addr, 32, ip6->proto);
+		if (ip6->proto == IPPROTO_TCP || ip6->proto == IPPROTO_UDP)
+			hash = rte_hash_crc_4byte(*(const unaligned_uint32_t *)(ip6 + 1), hash);
+	}
+	return hash;
+}
+
+/* A guest with several queues: a flow keeps its virtqueue, wherever it is polled from. */
+static void to_guest(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
+		     unsigned n)
+{
+	unsigned pairs = atomic_load_explicit(&dst->n_rxvq, memory_order_relaxed);
+	struct rte_mbuf *sorted[DVMQ_MAX_TXQ][DVMQ_BURST];
+	uint8_t counts[DVMQ_MAX_TXQ] = {0};
+
+	if (likely(pairs == 1)) {
+		to_virtqueue(w, queue, dst, 0, packets, n);
+		return;
+	}
+	if (pairs == 0) {
+		drop(w, queue, dst, DVMQ_DROP_PORT_DOWN, packets, n);
+		return;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		unsigned pair = ((uint64_t)flow_hash(packets[i]) * pairs) >> 32;
+
+		sorted[pair][counts[pair]++] = packets[i];
+	}
+	for (unsigned pair = 0; pair < pairs; pair++)
+		if (counts[pair] > 0)
+			to_virtqueue(w, queue, dst, pair, sorted[pair], counts[pair]);
+}
+
+/* Makes a packet fit for the wire of `dst`.  0, or the reason why it cannot. */
+static int prepare_for_wire(const struct dvmq_port *dst, struct rte_mbuf **packet)
+{
+	struct rte_mbuf *m = *packet;
+	uint16_t vlan = m->vlan_tci;
+
+	m->ol_flags &= ~(RTE_MBUF_F_RX_VLAN | RTE_MBUF_F_RX_VLAN_STRIPPED);
+	if (m->nb_segs > 1 && !dst->multi_seg && rte_pktmbuf_linearize(m) < 0)
+		return -DVMQ_DROP_TOO_LONG;
+	if (vlan != 0 && dst->type == DVMQ_PORT_UPLINK) {
+		m->vlan_tci = vlan;
+		if (rte_vlan_insert(packet) < 0)
+			return -DVMQ_DROP_NO_BUFFER;
+	}
+	return 0;
+}
+
+static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
+		      unsigned n)
+{
+	unsigned index = queue->tx_index % dst->n_txq;
+	struct dvmq_txq *txq = &dst->txq[index];
+	unsigned ready = 0, sent;
+	uint64_t bytes;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct rte_mbuf *m = packets[i];
+		int ret = 0;
+
+		if (m->vlan_tci != 0 || m->nb_segs > 1)
+			ret = prepare_for_wire(dst, &m);
+		if (unlikely(ret < 0))
+			drop(w, queue, dst, -ret, &m, 1);
+		else
+			packets[ready++] = m;
+	}
+	if (ready == 0)
+		return;
+	bytes = bytes_of(packets, ready); /* now: the driver frees what it takes */
+	rte_spinlock_lock(&txq->lock);
+	sent = rte_eth_tx_burst(dst->eth_id, index, packets, ready);
+	rte_spinlock_unlock(&txq->lock);
+	w->counters[dst->index].tx_packets += sent;
+	w->counters[dst->index].tx_bytes += bytes - bytes_of(packets + sent, ready - sent);
+	if (unlikely(sent < ready))
+		drop(w, queue, dst, DVMQ_DROP_RING_FULL, packets + sent, ready - sent);
+}
+
+/*
+ * Into the port's soft ring, for another worker.  False if it is shut by now.
+ * The packets count as received when they leave the ring (dvmq_poll_soft()).
+ */
+static bool to_soft_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_ring *ring,
+			 struct rte_mbuf **packets, unsigned n)
+{
+	struct dvmq_port_counters *source = &w->counters[queue->port->index];
+	uint64_t bytes = bytes_of(packets, n);
+	unsigned put = 0;
+	bool open;
+
+	rte_spinlock_lock(&dst->soft_lock.lock);
+	open = dst->soft_lock.open;
+	if (open)
+		put = rte_ring_sp_enqueue_burst(ring, (void **)packets, n, NULL);
+	rte_spinlock_unlock(&dst->soft_lock.lock);
+	if (!open)
+		return false;
+	source->rx_packets -= put;
+	source->rx_bytes -= bytes - bytes_of(packets + put, n - put);
+	if (put < n)
+		drop(w, queue, dst, DVMQ_DROP_SOFT_FULL, packets + put, n - put);
+	return true;
+}
+
+void dvmq_deliver(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
+		  unsigned n)
+{
+	struct rte_ring *ring = atomic_load_explicit(&dst->soft, memory_order_acquire);
+
+	if (queue->kind == DVMQ_QUEUE_DEFAULT) {
+		w->counters[dst->index].by_default += n;
+		if (ring != NULL && to_soft_ring(w, queue, dst, ring, packets, n))
+			return;
+	}
+	if (dst->type == DVMQ_PORT_VHOST)
+		to_guest(w, queue, dst, packets, n);
+	else
+		to_ethdev(w, queue, dst, packets, n);
+}

@@ -1,0 +1,474 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * One turn of a queue, by its kind: take a burst, bring every packet to the form
+ * "untagged frame, VLAN in vlan_tci", find its destination, deliver.
+ *
+ *   vmq      uplink RX queue -> its port; the queue is the decision, no look-up
+ *   soft     ring            -> its port
+ *   default  uplink RX queue -> FDB -> port, or flood
+ *   guest    virtqueue, or RX queue of an ethdev port -> FDB -> port or uplink, or flood
+ *
+ * The FDB is asked in three steps, each cheaper and more often enough than the
+ * next: the header of the packet before, a small cache of the queue, the table.
+ */
+#include <rte_ethdev.h>
+#include <rte_hash.h>
+#include <rte_prefetch.h>
+#include <rte_ring.h>
+#include <rte_ring_elem.h>
+#include <rte_vhost.h>
+
+#include <dvmq/fdb.h>
+#include <dvmq/port.h>
+#include <dvmq/worker.h>
+
+#define VHOST_BURST     32
+#define PREFETCH_AHEAD  4
+#define REPORT_MS       30000 /* a known source is reported that often, well within DVMQ_FDB_AGE_MS */
+#define LEARN_GAP_US    10    /* at most one report of a worker in that time: 100,000 a second */
+#define SAMPLE_US       100   /* a standing backlog is counted that often */
+#define SOFT_LAST_BURST 32    /* a soft ring is shut when it holds no more than that */
+
+/* Destinations that are not ports. */
+static struct dvmq_port flood_mark, drop_mark;
+
+static inline struct dvmq_port_counters *counters_of(struct dvmq_worker *w, const struct dvmq_port *port)
+{
+	return &w->counters[port->index];
+}
+
+static void count_received(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf *const *packets, unsigned n)
+{
+	struct dvmq_port_counters *c = counters_of(w, queue->port);
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < n; i++)
+		bytes += packets[i]->pkt_len;
+	c->rx_packets += n;
+	c->rx_bytes += bytes;
+	w->counted = true;
+	dvmq_count(&queue->counters.packets, n);
+	dvmq_count(&queue->counters.bytes, bytes);
+}
+
+static void drop_at_source(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf *m, enum dvmq_drop reason)
+{
+	counters_of(w, queue->port)->drop[reason]++;
+	dvmq_count(&queue->counters.drops, 1);
+	rte_pktmbuf_free(m);
+}
+
+static inline uint64_t us_to_cycles(const struct dvmq_worker *w, uint64_t us)
+{
+	return w->cycles_per_us * us;
+}
+
+/* ---- learning ---- */
+
+static inline unsigned slot_of(uint64_t key)
+{
+	return (key * 0x9e3779b97f4a7c15ull) >> 58; /* Fibonacci hashing: the golden ratio, top 6 bits */
+}
+_Static_assert(DVMQ_CACHE_SLOTS == 1 << 6, "slot_of() yields 6 bits");
+
+static bool report(struct dvmq_worker *w, const struct dvmq_queue *queue, uint64_t key)
+{
+	struct dvmq_learn event = {.key = key, .port_index = queue->port->index};
+
+	if (w->now < w->learn_allowed_at)
+		return false; /* its next packet is reported */
+	if (rte_ring_sp_enqueue_elem(w->learn, &event, sizeof(event)) < 0) {
+		dvmq_count(&w->learn_dropped, 1);
+		return false;
+	}
+	w->learn_allowed_at = w->now + us_to_cycles(w, LEARN_GAP_US);
+	return true;
+}
+
+/*
+ * Tells the controller of a source that the table does not have behind this
+ * port, and now and then of one that it has.  Returns the TSC until which the
+ * source needs no attention.
+ */
+static uint64_t learn(struct dvmq_worker *w, struct dvmq_queue *queue, uint64_t key)
+{
+	struct dvmq_src_slot *slot = &queue->src_cache[slot_of(key)];
+	void *port;
+
+	if (key & 1)
+		return 0; /* group bit of the first octet: no source */
+	if (slot->key == key && slot->generation == w->fdb_generation && w->now < slot->report_at)
+		return slot->report_at;
+	if (!report(w, queue, key))
+		return 0;
+	if (rte_hash_lookup_data(dvmq_fdb.hash, &key, &port) < 0 || port != queue->port)
+		return 0; /* look again at the next packet: the controller needs a moment */
+	slot->key = key;
+	slot->generation = w->fdb_generation;
+	slot->report_at = w->now + us_to_cycles(w, REPORT_MS * 1000);
+	return slot->report_at;
+}
+
+/* ---- look-up ---- */
+
+static struct dvmq_port *look_up(struct dvmq_worker *w, struct dvmq_queue *queue, uint64_t key)
+{
+	struct dvmq_dst_slot *slot = &queue->dst_cache[slot_of(key)];
+	void *port;
+
+	if (key & 1)
+		return &flood_mark; /* group bit: broadcast or multicast */
+	if (slot->key != key || slot->generation != w->fdb_generation) {
+		if (rte_hash_lookup_data(dvmq_fdb.hash, &key, &port) < 0)
+			return &flood_mark;
+		slot->key = key;
+		slot->generation = w->fdb_generation;
+		slot->port = port;
+	}
+	return slot->port;
+}
+
+/* The header of a packet as two words: dst and src MAC, ethertype (untagged), VLAN. */
+static inline void header_of(const struct rte_mbuf *m, uint64_t header[2])
+{
+	const uint8_t *data = rte_pktmbuf_mtod(m, const uint8_t *);
+
+	memcpy(header, data, 16);
+	header[1] = (header[1] & 0x0000ffffffffffffull) | (uint64_t)m->vlan_tci << 48;
+}
+
+static struct dvmq_port *decide(struct dvmq_worker *w, struct dvmq_queue *queue, const struct rte_mbuf *m,
+				const uint64_t header[2])
+{
+	const uint8_t *data = rte_pktmbuf_mtod(m, const uint8_t *);
+	struct dvmq_port *dst = look_up(w, queue, dvmq_fdb_key(data, m->vlan_tci));
+	uint64_t until = learn(w, queue, dvmq_fdb_key(data + RTE_ETHER_ADDR_LEN, m->vlan_tci));
+
+	memcpy(queue->last_header, header, sizeof(queue->last_header));
+	queue->last_generation = w->fdb_generation;
+	queue->last_until = dst == &flood_mark ? 0 : until; /* what is unknown may be learned any time */
+	queue->last_dst = dst;
+	return dst;
+}
+
+/* ---- staging and flooding ---- */
+
+static void flush_stage(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst)
+{
+	struct dvmq_stage *stage = &w->stage[dst->index];
+	unsigned n = stage->n;
+
+	stage->n = 0;
+	dvmq_deliver(w, queue, dst, stage->packets, n);
+}
+
+static void stage(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf *m)
+{
+	struct dvmq_stage *stage = &w->stage[dst->index];
+
+	if (stage->n == DVMQ_BURST)
+		flush_stage(w, queue, dst);
+	if (!stage->listed) {
+		stage->listed = true;
+		w->staged[w->n_staged++] = dst;
+	}
+	stage->packets[stage->n++] = m;
+}
+
+static void flush_all(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	for (unsigned i = 0; i < w->n_staged; i++) {
+		struct dvmq_port *dst = w->staged[i];
+
+		w->stage[dst->index].listed = false;
+		if (w->stage[dst->index].n > 0)
+			flush_stage(w, queue, dst);
+	}
+	w->n_staged = 0;
+}
+
+static bool can_receive(const struct dvmq_port *port)
+{
+	return port->type != DVMQ_PORT_VHOST || atomic_load_explicit(&port->n_rxvq, memory_order_relaxed) > 0;
+}
+
+/* A copy of its own for each port but the last, which gets the packet: nobody has to care who else has it. */
+static void flood(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf *m)
+{
+	struct dvmq_flood *list = atomic_load_explicit(&dvmq_fdb.flood[m->vlan_tci & (DVMQ_VLANS - 1)],
+						       memory_order_acquire);
+	struct dvmq_port *last = NULL;
+
+	for (unsigned i = 0; list != NULL && i < list->n; i++) {
+		struct dvmq_port *port = list->ports[i];
+		struct rte_mbuf *copy;
+
+		if (port == queue->port || !can_receive(port))
+			continue;
+		if (last != NULL) {
+			counters_of(w, queue->port)->flood_copies++;
+			copy = rte_pktmbuf_copy(m, m->pool, 0, UINT32_MAX);
+			if (copy == NULL)
+				counters_of(w, last)->drop[DVMQ_DROP_NO_BUFFER]++;
+			else
+				stage(w, queue, last, copy);
+		}
+		last = port;
+	}
+	if (last != NULL)
+		stage(w, queue, last, m);
+	else
+		drop_at_source(w, queue, m, DVMQ_DROP_NO_DESTINATION);
+}
+
+static void send_one(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf *m)
+{
+	if (dst == &drop_mark)
+		drop_at_source(w, queue, m, DVMQ_DROP_HAIRPIN);
+	else if (dst == &flood_mark)
+		flood(w, queue, m);
+	else
+		stage(w, queue, dst, m);
+}
+
+/* Sends packets in their common form where the FDB says. */
+static void forward(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf **packets, unsigned n)
+{
+	struct dvmq_port *dst[DVMQ_BURST];
+	bool uniform = true; /* all to one destination; n >= 1 */
+
+	w->fdb_generation = atomic_load_explicit(&dvmq_fdb.generation, memory_order_acquire);
+	if (queue->last_generation != w->fdb_generation || w->now >= queue->last_until)
+		queue->last_header[0] = 0; /* a header that no packet has: dst 00:00:00:00:00:00 */
+	dst[0] = NULL;
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t header[2];
+
+		if (i + PREFETCH_AHEAD < n)
+			rte_prefetch0(rte_pktmbuf_mtod(packets[i + PREFETCH_AHEAD], void *));
+		header_of(packets[i], header);
+		if (likely(header[0] == queue->last_header[0] && header[1] == queue->last_header[1] &&
+			   queue->last_until != 0))
+			dst[i] = queue->last_dst;
+		else
+			dst[i] = decide(w, queue, packets[i], header);
+		if (unlikely(dst[i] == queue->port))
+			dst[i] = &drop_mark;
+		uniform &= dst[i] == dst[0];
+	}
+	if (likely(uniform && dst[0] != &flood_mark && dst[0] != &drop_mark)) {
+		dvmq_deliver(w, queue, dst[0], packets, n);
+		return;
+	}
+	for (unsigned i = 0; i < n; i++)
+		send_one(w, queue, dst[i], packets[i]);
+	flush_all(w, queue);
+}
+
+/* ---- VLAN tags on the way in ---- */
+
+/* Takes an 802.1Q tag off.  VLAN id; 0 for none or a priority tag. */
+static inline uint16_t untag(struct rte_mbuf *m)
+{
+	const struct rte_ether_hdr *eth = rte_pktmbuf_mtod(m, const struct rte_ether_hdr *);
+	uint16_t vlan = 0;
+
+	if (m->ol_flags & RTE_MBUF_F_RX_VLAN_STRIPPED)
+		vlan = m->vlan_tci; /* the NIC has done it */
+	else if (unlikely(eth->ether_type == rte_cpu_to_be_16(RTE_ETHER_TYPE_VLAN)) && rte_vlan_strip(m) == 0)
+		vlan = m->vlan_tci;
+	return vlan & (DVMQ_VLANS - 1);
+}
+
+/* Drops what is too short for a header, in place.  How many are left. */
+static unsigned drop_runts(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf **packets, unsigned n)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (likely(packets[i]->data_len >= RTE_ETHER_HDR_LEN))
+			packets[kept++] = packets[i];
+		else
+			drop_at_source(w, queue, packets[i], DVMQ_DROP_MALFORMED);
+	}
+	return kept;
+}
+
+/* An access port: frames are untagged, or tagged for priority only; they are in the port's VLAN. */
+static unsigned from_access_port(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf **packets,
+				 unsigned n)
+{
+	const uint16_t vlan = queue->port->vlan;
+	unsigned kept = 0;
+
+	n = drop_runts(w, queue, packets, n);
+	for (unsigned i = 0; i < n; i++) {
+		if (unlikely(untag(packets[i]) != 0)) {
+			drop_at_source(w, queue, packets[i], DVMQ_DROP_VLAN);
+			continue;
+		}
+		packets[i]->vlan_tci = vlan;
+		packets[kept++] = packets[i];
+	}
+	return kept;
+}
+
+/* ---- the polls ---- */
+
+/* Counts what waits, now and then: a burst that was not full left nothing. */
+static void sample_backlog(struct dvmq_worker *w, struct dvmq_queue *queue, unsigned took)
+{
+	_Atomic uint32_t *backlog = &queue->counters.backlog;
+	int waiting = 0;
+
+	if (took < DVMQ_BURST) {
+		if (atomic_load_explicit(backlog, memory_order_relaxed) != 0)
+			atomic_store_explicit(backlog, 0, memory_order_relaxed);
+		return;
+	}
+	if (!queue->countable || w->now < queue->sample_at)
+		return;
+	queue->sample_at = w->now + us_to_cycles(w, SAMPLE_US);
+	if (queue->kind == DVMQ_QUEUE_SOFT)
+		waiting = rte_ring_count(queue->ring);
+	else if (queue->port->type == DVMQ_PORT_VHOST)
+		/* split ring: only the lower 16 bits mean something */
+		waiting = rte_vhost_rx_queue_count(atomic_load_explicit(&queue->port->vid, memory_order_relaxed),
+						   queue->virtqueue) & 0xffff;
+	else
+		waiting = rte_eth_rx_queue_count(queue->eth_id, queue->eth_queue);
+	if (waiting >= 0)
+		atomic_store_explicit(backlog, waiting, memory_order_relaxed);
+}
+
+/* Many drivers hand out no more than 32 in one call. */
+static inline unsigned receive(const struct dvmq_queue *queue, struct rte_mbuf **packets)
+{
+	unsigned n = rte_eth_rx_burst(queue->eth_id, queue->eth_queue, packets, DVMQ_BURST);
+
+	if (n >= DVMQ_BURST / 2 && n < DVMQ_BURST)
+		n += rte_eth_rx_burst(queue->eth_id, queue->eth_queue, packets + n, DVMQ_BURST - n);
+	return n;
+}
+
+uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	struct rte_mbuf *packets[DVMQ_BURST];
+	const uint16_t vlan = queue->dst->vlan;
+	unsigned n = receive(queue, packets);
+	unsigned kept = 0;
+
+	if (n == 0)
+		return 0;
+	count_received(w, queue, packets, n);
+	sample_backlog(w, queue, n);
+	w->fdb_generation = atomic_load_explicit(&dvmq_fdb.generation, memory_order_acquire);
+	for (unsigned i = 0; i < n; i++) {
+		if (i + PREFETCH_AHEAD < n)
+			rte_prefetch0(rte_pktmbuf_mtod(packets[i + PREFETCH_AHEAD], void *));
+		if (unlikely(packets[i]->data_len < RTE_ETHER_HDR_LEN))
+			drop_at_source(w, queue, packets[i], DVMQ_DROP_MALFORMED);
+		else if (unlikely(untag(packets[i]) != vlan))
+			drop_at_source(w, queue, packets[i], DVMQ_DROP_VLAN);
+		else {
+			packets[i]->vlan_tci = vlan;
+			packets[kept++] = packets[i];
+		}
+	}
+	if (unlikely(kept == 0))
+		return n;
+	/* Who talks to this guest is known to the switch too, or the answers would be flooded: one look per burst. */
+	learn(w, queue, dvmq_fdb_key(rte_pktmbuf_mtod(packets[0], uint8_t *) + RTE_ETHER_ADDR_LEN, vlan));
+	dvmq_deliver(w, queue, queue->dst, packets, kept);
+	return n;
+}
+
+uint16_t dvmq_poll_default(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	struct rte_mbuf *packets[DVMQ_BURST];
+	unsigned n = receive(queue, packets);
+	unsigned kept;
+
+	if (n == 0)
+		return 0;
+	count_received(w, queue, packets, n);
+	sample_backlog(w, queue, n);
+	kept = drop_runts(w, queue, packets, n);
+	for (unsigned i = 0; i < kept; i++)
+		packets[i]->vlan_tci = untag(packets[i]);
+	if (likely(kept > 0))
+		forward(w, queue, packets, kept);
+	return n;
+}
+
+/* RX queue of an ethdev port: the host plugs in like a guest. */
+uint16_t dvmq_poll_access(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	struct rte_mbuf *packets[DVMQ_BURST];
+	unsigned n = receive(queue, packets);
+	unsigned kept;
+
+	if (n == 0)
+		return 0;
+	count_received(w, queue, packets, n);
+	sample_backlog(w, queue, n);
+	kept = from_access_port(w, queue, packets, n);
+	if (likely(kept > 0))
+		forward(w, queue, packets, kept);
+	return n;
+}
+
+uint16_t dvmq_poll_guest(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	struct rte_mbuf *packets[DVMQ_BURST];
+	int vid = atomic_load_explicit(&queue->port->vid, memory_order_acquire); /* pairs with vhost.c */
+	unsigned n, kept;
+
+	if (vid < 0)
+		return 0;
+	n = rte_vhost_dequeue_burst(vid, queue->virtqueue, queue->pool, packets, VHOST_BURST);
+	if (n == 0)
+		return 0;
+	if (n == VHOST_BURST)
+		n += rte_vhost_dequeue_burst(vid, queue->virtqueue, queue->pool, packets + n, VHOST_BURST);
+	count_received(w, queue, packets, n);
+	sample_backlog(w, queue, n);
+	kept = from_access_port(w, queue, packets, n);
+	if (likely(kept > 0))
+		forward(w, queue, packets, kept);
+	return n;
+}
+
+uint16_t dvmq_poll_soft(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	struct rte_mbuf *packets[DVMQ_BURST];
+	unsigned n = rte_ring_sc_dequeue_burst(queue->ring, (void **)packets, DVMQ_BURST, NULL);
+
+	if (n == 0)
+		return 0;
+	count_received(w, queue, packets, n);
+	sample_backlog(w, queue, n);
+	dvmq_deliver(w, queue, queue->dst, packets, n);
+	return n;
+}
+
+/*
+ * The trap in turning a soft queue off: a packet that goes inline must not
+ * overtake one that waits in the ring.  So the ring is emptied as usual until
+ * little is left; the rest goes out while the producers are held off by the
+ * ring's lock, at most one short burst, and the ring is shut before they go on.
+ */
+void dvmq_soft_drain(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	struct dvmq_port *dst = queue->dst;
+	unsigned rounds = 2 * rte_ring_get_size(queue->ring) / DVMQ_BURST; /* a busy producer must not keep us here */
+
+	while (rounds-- > 0 && rte_ring_count(queue->ring) > SOFT_LAST_BURST)
+		dvmq_poll_soft(w, queue);
+	rte_spinlock_lock(&dst->soft_lock.lock);
+	while (dvmq_poll_soft(w, queue) > 0)
+		;
+	dst->soft_lock.open = false;
+	atomic_store_explicit(&dst->soft, NULL, memory_order_release);
+	rte_spinlock_unlock(&dst->soft_lock.lock);
+}

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The hand-over of a queue from one worker to another, and the loop that polls.
+ *
+ *   controller        worker A                    worker B
+ *   GIVE(q,B) --post--> between two turns:
+ *                       q leaves the list
+ *                       TAKE(q) ------post------> between two turns:
+ *                                                 q enters the list, is polled
+ *   in_transit = false <-------------------------- at once
+ *
+ * A queue is empty-handed between two turns: whatever a turn took was delivered
+ * in it.  So nothing has to drain, nobody else stops, and what waits in the ring
+ * is the first that B takes.  Exclusive ownership follows from the message: it
+ * is part of the queue, only its holder may poll, and posting passes it on
+ * (release) to exactly one worker (acquire).
+ */
+#include <errno.h>
+#include <stddef.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <rte_cycles.h>
+
+#include <dvmq/worker.h>
+
+#define RARE_AFTER 64 /* empty turns after which a queue shares one look per loop with the other quiet ones */
+
+void dvmq_worker_wake(struct dvmq_worker *worker)
+{
+	/* The counter only has to be non-zero; if it is full already, the worker will wake anyway. */
+	while (write(worker->wake_fd, &(uint64_t){1}, sizeof(uint64_t)) < 0 && errno == EINTR)
+		;
+}
+
+void dvmq_inbox_post(struct dvmq_worker *to, struct dvmq_msg *msg)
+{
+	struct dvmq_msg *head = atomic_load_explicit(&to->inbox, memory_order_relaxed);
+
+	do
+		msg->next = head;
+	while (!atomic_compare_exchange_weak(&to->inbox, &head, msg));
+	/*
+	 * seq_cst above and here, and in the worker: it stores asleep, then loads
+	 * inbox.  So either it sees the message or we see it asleep.
+	 */
+	if (atomic_load(&to->asleep))
+		dvmq_worker_wake(to);
+}
+
+static void swap_places(struct dvmq_worker *w, unsigned a, unsigned b)
+{
+	struct dvmq_queue *queue = w->queues[a];
+
+	w->queues[a] = w->queues[b];
+	w->queues[b] = queue;
+	w->queues[a]->place = a;
+	w->queues[b]->place = b;
+}
+
+static void make_hot(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	if (queue->armed)
+		dvmq_queue_disarm(queue);
+	swap_places(w, queue->place, w->n_hot);
+	w->n_hot++;
+}
+
+static void make_rare(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	w->n_hot--;
+	swap_places(w, queue->place, w->n_hot);
+}
+
+/* A turn that long did not have its CPU all the time: charge it what a turn usually costs. */
+static uint64_t without_stolen_time(const struct dvmq_worker *w, struct dvmq_queue_counters *c, uint64_t spent)
+{
+	uint64_t turns = atomic_load_explicit(&c->turns, memory_order_relaxed);
+
+	if (spent <= w->stolen_cycles)
+		return spent;
+	dvmq_count(&c->stolen, 1);
+	return turns ? atomic_load_explicit(&c->cycles, memory_order_relaxed) / turns : 0;
+}
+
+/* One turn of one queue; every cycle since the last turn is charged to it. */
+static unsigned turn(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	struct dvmq_queue_counters *c = &queue->counters;
+	unsigned took = queue->poll(w, queue);
+	uint64_t now = rte_rdtsc();
+	uint64_t spent = now - w->now;
+
+	w->now = now;
+	queue->last_turn = now;
+	if (took < DVMQ_BURST)
+		dvmq_count(&c->emptied, 1);
+	if (took == 0) {
+		if (queue->empty_run < RARE_AFTER)
+			queue->empty_run++;
+		return 0;
+	}
+	queue->empty_run = 0;
+	w->last_packet = now;
+	spent = without_stolen_time(w, c, spent);
+	dvmq_count(&c->cycles, spent);
+	dvmq_count(&c->turns, 1);
+	if (took >= DVMQ_BURST)
+		dvmq_count(&c->full_turns, 1);
+	dvmq_count(&w->busy_cycles, spent);
+	return took;
+}
+
+/* Of the queues without traffic one is looked at in each loop: they cost one empty poll together, however many. */
+static unsigned look_at_a_rare_one(struct dvmq_worker *w)
+{
+	struct dvmq_queue *queue;
+	unsigned took;
+
+	if (w->rare_next < w->n_hot || w->rare_next >= w->n)
+		w->rare_next = w->n_hot;
+	queue = w->queues[w->rare_next++];
+	took = turn(w, queue);
+	if (took > 0)
+		make_hot(w, queue);
+	return took;
+}
+
+unsigned dvmq_worker_loop(struct dvmq_worker *w)
+{
+	unsigned took = 0;
+
+	dvmq_count(&w->loops, 1);
+	for (unsigned i = 0; i < w->n_hot; i++) {
+		took += turn(w, w->queues[i]);
+		if (w->queues[i]->empty_run >= RARE_AFTER)
+			make_rare(w, w->queues[i--]);
+	}
+	if (w->n > w->n_hot)
+		took += look_at_a_rare_one(w);
+	return took;
+}
+
+static void arrived(struct dvmq_worker *owner, struct dvmq_queue *queue)
+{
+	atomic_store_explicit(&queue->owner, owner, memory_order_release);
+	atomic_store_explicit(&queue->in_transit, false, memory_order_release); /* pairs with dvmq_queue_hand() */
+}
+
+/* A queue that nobody polled for a while: its longest pause. */
+static void note_pause(struct dvmq_queue *queue, uint64_t now)
+{
+	uint64_t pause = now - queue->last_turn;
+
+	if (queue->last_turn != 0 && pause > atomic_load_explicit(&queue->pause_max, memory_order_relaxed))
+		atomic_store_explicit(&queue->pause_max, pause, memory_order_relaxed);
+}
+
+static void take(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	queue->place = w->n;
+	w->queues[w->n++] = queue;
+	queue->empty_run = 0;
+	make_hot(w, queue);
+	atomic_store_explicit(&w->n_queues, w->n, memory_order_relaxed);
+	w->now = rte_rdtsc();
+	note_pause(queue, w->now);
+	turn(w, queue);
+	arrived(w, queue);
+}
+
+static void give(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	struct dvmq_worker *target = queue->msg.target;
+
+	dvmq_queue_unwatch(w, queue);
+	if (queue->place < w->n_hot)
+		make_rare(w, queue);
+	else
+		queue->last_turn = rte_rdtsc(); /* it was not polled for lack of traffic: that is no pause */
+	swap_places(w, queue->place, --w->n);
+	atomic_store_explicit(&w->n_queues, w->n, memory_order_relaxed);
+	if (target == NULL) {
+		if (queue->drain != NULL)
+			queue->drain(w, queue);
+		queue->last_turn = 0;
+		arrived(NULL, queue);
+		return;
+	}
+	dvmq_count(&queue->moves, 1);
+	queue->msg.type = DVMQ_MSG_TAKE;
+	dvmq_inbox_post(target, &queue->msg);
+}
+
+void dvmq_inbox_serve(struct dvmq_worker *w)
+{
+	struct dvmq_msg *msg = atomic_exchange(&w->inbox, NULL);
+
+	while (msg != NULL) {
+		struct dvmq_msg *next = msg->next; /* give() posts the message on */
+
+		if (msg->type == DVMQ_MSG_TAKE)
+			take(w, msg->queue);
+		else
+			give(w, msg->queue);
+		msg = next;
+	}
+}
+
+bool dvmq_queue_hand(struct dvmq_queue *queue, struct dvmq_worker *to)
+{
+	struct dvmq_worker *from;
+
+	if (atomic_load_explicit(&queue->in_transit, memory_order_acquire))
+		return false;
+	from = atomic_load_explicit(&queue->owner, memory_order_acquire);
+	if (from == to)
+		return true;
+	atomic_store_explicit(&queue->in_transit, true, memory_order_relaxed);
+	queue->msg.queue = queue;
+	queue->msg.target = to;
+	queue->msg.type = from != NULL ? DVMQ_MSG_GIVE : DVMQ_MSG_TAKE;
+	dvmq_inbox_post(from != NULL ? from : to, &queue->msg);
+	return true;
+}

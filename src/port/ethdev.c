@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* ethdevs, as uplinks and as ports of the host, and the buffer pools. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <rte_dev.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_lcore.h>
+#include <rte_mempool.h>
+
+#include <dvmq/log.h>
+#include <dvmq/port.h>
+#include <dvmq/worker.h>
+
+#define RING_SIZE   1024 /* descriptors of an RX or TX ring, where the driver allows */
+#define CACHE_SIZE  256  /* buffers that each lcore keeps of a pool */
+#define GUEST_MBUFS 16384 /* per node: what TX rings of NICs, soft rings and caches can hold at a time */
+#define MAX_NODES   32
+
+/* ---- pools ---- */
+
+static struct rte_mempool *guest_pools[MAX_NODES];
+
+static unsigned node_of(int numa)
+{
+	unsigned node = numa >= 0 ? (unsigned)numa : rte_socket_id();
+
+	return node < MAX_NODES ? node : 0;
+}
+
+struct rte_mempool *dvmq_guest_pool(int numa, struct dvmq_err *err)
+{
+	unsigned node = node_of(numa);
+	char name[32];
+
+	if (guest_pools[node] != NULL)
+		return guest_pools[node];
+	snprintf(name, sizeof(name), "guest_node%u", node);
+	guest_pools[node] =
+		rte_pktmbuf_pool_create(name, GUEST_MBUFS, CACHE_SIZE, 0, RTE_MBUF_DEFAULT_BUF_SIZE, (int)node);
+	if (guest_pools[node] == NULL)
+		dvmq_fail(err, rte_errno ? rte_errno : ENOMEM,
+			  "no memory for %u packet buffers on NUMA node %u: %s; give DPDK more hugepages (or -m MiB)",
+			  GUEST_MBUFS, node, rte_strerror(rte_errno));
+	return guest_pools[node];
+}
+
+/* Pools of closed devices whose buffers are still in somebody's TX ring. */
+static struct rte_mempool *late_pools[DVMQ_MAX_PORTS];
+static unsigned n_late_pools;
+
+static void free_rx_pool(struct rte_mempool *pool)
+{
+	if (pool == NULL || rte_mempool_full(pool))
+		rte_mempool_free(pool);
+	else if (n_late_pools < RTE_DIM(late_pools))
+		late_pools[n_late_pools++] = pool;
+}
+
+void dvmq_pools_free(void)
+{
+	for (unsigned i = 0; i < MAX_NODES; i++) {
+		rte_mempool_free(guest_pools[i]);
+		guest_pools[i] = NULL;
+	}
+	while (n_late_pools > 0)
+		rte_mempool_free(late_pools[--n_late_pools]);
+}
+
+static int make_rx_pool(struct dvmq_port *port, unsigned descriptors, struct dvmq_err *err)
+{
+	/* full rings, a burst in the hands of each worker and on its way to a guest, the caches */
+	unsigned n = port->conf.queues * descriptors + (dvmq_n_workers + 1) * (CACHE_SIZE * 2 + 4 * DVMQ_BURST) + 4096;
+	static unsigned serial; /* a late pool keeps its name */
+	char name[RTE_MEMPOOL_NAMESIZE];
+
+	snprintf(name, sizeof(name), "rx_%.16s_%u", port->conf.name, serial++ % 10000);
+	port->pool = rte_pktmbuf_pool_create(name, n, CACHE_SIZE, 0, RTE_MBUF_DEFAULT_BUF_SIZE, node_of(port->numa));
+	if (port->pool == NULL)
+		return dvmq_fail(err, rte_errno ? rte_errno : ENOMEM,
+				 "%s: no memory for %u packet buffers: %s; give DPDK more hugepages (or -m MiB)",
+				 port->conf.name, n, rte_strerror(rte_errno));
+	return 0;
+}
+
+/* ---- devices ---- */
+
+/* Finds the device by the name in front of its devargs, or probes it. */
+static int find_device(struct dvmq_port *port, struct dvmq_err *err)
+{
+	const char *device = port->conf.device;
+	char name[RTE_ETH_NAME_MAX_LEN];
+	int ret;
+
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(device, ","), device);
+	if (rte_eth_dev_get_port_by_name(name, &port->eth_id) == 0)
+		return 0;
+	ret = rte_dev_probe(device);
+	if (ret < 0)
+		return dvmq_fail(err, -ret, "%s: device %s cannot be probed: %s; see the EAL lines above",
+				 port->conf.name, device, rte_strerror(-ret));
+	if (rte_eth_dev_get_port_by_name(name, &port->eth_id) != 0)
+		return dvmq_fail(err, ENODEV, "%s: %s is no Ethernet device", port->conf.name, name);
+	return 0;
+}
+
+static int check_queues(const struct dvmq_port *port, const struct rte_eth_dev_info *info, struct dvmq_err *err)
+{
+	if (port->conf.queues > info->max_rx_queues)
+		return dvmq_fail(err, EINVAL, "%s: queues = %u, but %s (%s) has %u RX queues; lower it", port->conf.name,
+				 port->conf.queues, port->conf.device, info->driver_name, info->max_rx_queues);
+	return 0;
+}
+
+static int configure(struct dvmq_port *port, const struct rte_eth_dev_info *info, bool rss, struct dvmq_err *err)
+{
+	struct rte_eth_conf conf = {.intr_conf.rxq = 1};
+	unsigned wanted = RTE_MIN(RTE_MIN(dvmq_n_workers + 1, info->max_tx_queues), (unsigned)DVMQ_MAX_TXQ);
+	int ret;
+
+	port->multi_seg = info->tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+	if (port->multi_seg)
+		conf.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+	if (rss && port->conf.queues > 1) {
+		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+		conf.rx_adv_conf.rss_conf.rss_hf = info->flow_type_rss_offloads &
+						   (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP);
+	}
+	/* Some drivers (tap) have as many TX as RX queues and refuse anything else. */
+	for (unsigned i = 0; i < 2; i++) {
+		port->n_txq = i == 0 ? wanted : RTE_MIN(port->conf.queues, (unsigned)DVMQ_MAX_TXQ);
+		ret = rte_eth_dev_configure(port->eth_id, port->conf.queues, port->n_txq, &conf);
+		if (ret == -ENOTSUP || ret == -EINVAL) { /* no RX interrupts */
+			conf.intr_conf.rxq = 0;
+			ret = rte_eth_dev_configure(port->eth_id, port->conf.queues, port->n_txq, &conf);
+		}
+		if (ret == 0)
+			return 0;
+	}
+	return dvmq_fail(err, -ret, "%s: %s refuses %u RX and %u TX queues: %s", port->conf.name, port->conf.device,
+			 port->conf.queues, port->n_txq, rte_strerror(-ret));
+}
+
+static int set_up_queues(struct dvmq_port *port, struct dvmq_err *err)
+{
+	uint16_t n_rxd = RING_SIZE, n_txd = RING_SIZE;
+	unsigned socket = node_of(port->numa);
+	int ret = rte_eth_dev_adjust_nb_rx_tx_desc(port->eth_id, &n_rxd, &n_txd);
+
+	if (ret == 0)
+		ret = make_rx_pool(port, n_rxd, err);
+	if (ret < 0)
+		return ret;
+	for (unsigned i = 0; ret == 0 && i < port->conf.queues; i++)
+		ret = rte_eth_rx_queue_setup(port->eth_id, i, n_rxd, socket, NULL, port->pool);
+	for (unsigned i = 0; ret == 0 && i < port->n_txq; i++)
+		ret = rte_eth_tx_queue_setup(port->eth_id, i, n_txd, socket, NULL);
+	if (ret < 0)
+		return dvmq_fail(err, -ret, "%s: %s: queues of %u and %u descriptors: %s", port->conf.name,
+				 port->conf.device, n_rxd, n_txd, rte_strerror(-ret));
+	return 0;
+}
+
+/* Asking is the only way to know, and a driver that cannot logs an error for it. */
+static bool has_rx_interrupts(const struct dvmq_port *port)
+{
+	bool has;
+
+	rte_log_set_level_pattern("lib.ethdev", RTE_LOG_CRIT);
+	has = rte_eth_dev_rx_intr_ctl_q_get_fd(port->eth_id, 0) >= 0;
+	rte_log_set_level_pattern("lib.ethdev", RTE_LOG_INFO);
+	return has;
+}
+
+static int start(struct dvmq_port *port, struct dvmq_err *err)
+{
+	int ret = rte_eth_dev_start(port->eth_id);
+
+	port->rx_interrupts = has_rx_interrupts(port);
+	if (ret < 0)
+		return dvmq_fail(err, -ret, "%s: %s does not start: %s", port->conf.name, port->conf.device,
+				 rte_strerror(-ret));
+	ret = rte_eth_promiscuous_enable(port->eth_id);
+	if (ret < 0 && ret != -ENOTSUP)
+		DVMQ_LOG(WARNING, "%s: promiscuous mode: %s; frames to unknown addresses may not arrive",
+			 port->conf.name, rte_strerror(-ret));
+	return 0;
+}
+
+int dvmq_ethdev_open(struct dvmq_port *port, bool rss, struct dvmq_err *err)
+{
+	struct rte_eth_dev_info info;
+	int ret = find_device(port, err);
+
+	if (ret < 0)
+		return ret;
+	port->registered = true;
+	port->numa = rte_eth_dev_socket_id(port->eth_id);
+	ret = rte_eth_dev_info_get(port->eth_id, &info);
+	if (ret < 0)
+		ret = dvmq_fail(err, -ret, "%s: %s tells nothing of itself: %s", port->conf.name, port->conf.device,
+				rte_strerror(-ret));
+	if (ret == 0)
+		ret = check_queues(port, &info, err);
+	if (ret == 0)
+		ret = configure(port, &info, rss, err);
+	if (ret == 0)
+		ret = set_up_queues(port, err);
+	if (ret == 0)
+		ret = start(port, err);
+	if (ret < 0)
+		dvmq_ethdev_close(port);
+	return ret;
+}
+
+void dvmq_ethdev_close(struct dvmq_port *port)
+{
+	struct rte_eth_dev_info info;
+
+	if (!port->registered)
+		return;
+	port->registered = false;
+	rte_eth_dev_stop(port->eth_id);
+	if (rte_eth_dev_info_get(port->eth_id, &info) == 0 && info.device != NULL) {
+		rte_eth_dev_close(port->eth_id);
+		rte_dev_remove(info.device);
+	}
+	free_rx_pool(port->pool);
+	port->pool = NULL;
+}

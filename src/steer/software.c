@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Steering in software: any NIC, one or several RSS queues.  All of them are
+ * default queues; a port that makes one of them hot gets a soft queue, a ring
+ * that the owners of the default queues fill and another core may empty.  A cold
+ * port is delivered inline with no hop.
+ *
+ * Order: turning it on is safe by itself, since a default queue is empty-handed
+ * between turns; turning it off drains, see dvmq_soft_drain().
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <rte_rcu_qsbr.h>
+#include <rte_ring.h>
+
+#include <dvmq/control.h>
+#include <dvmq/log.h>
+#include <dvmq/steer.h>
+
+#define RING_SIZE   2048 /* packets */
+#define HOT         0.50 /* demand of a default queue, in cores, from which it is relieved */
+#define SHARE       0.20 /* of what default queues bring, that a port must have to be worth a hop */
+#define COLD        0.05 /* demand of a soft queue, in cores, below which it is not worth one */
+#define COLD_MS     2000 /* for that long */
+#define LOOK_MS     200  /* between two changes: the first one's effect must be measured before the next */
+
+static uint64_t cold_since[DVMQ_MAX_PORTS];
+static uint64_t last_by_default[DVMQ_MAX_PORTS];
+
+static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_binding *binding)
+{
+	(void)uplink;
+	(void)port;
+	binding->requested = 1;
+	snprintf(binding->reason, sizeof(binding->reason), "served inline: not hot on the default queue");
+}
+
+static int soft_on(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_err *err)
+{
+	struct dvmq_queue *queue = dvmq_queue_new(port->conf.name, "soft", 0, uplink->numa, err);
+	char name[RTE_RING_NAMESIZE];
+
+	if (queue == NULL)
+		return -errno;
+	snprintf(name, sizeof(name), "soft_%u_%u", port->index, queue->id % 100000);
+	queue->ring = rte_ring_create(name, RING_SIZE, uplink->numa >= 0 ? uplink->numa : SOCKET_ID_ANY,
+				      RING_F_SP_ENQ | RING_F_SC_DEQ);
+	if (queue->ring == NULL) {
+		dvmq_queue_free(queue);
+		return dvmq_fail(err, ENOMEM, "port %s: no memory for a soft ring", port->conf.name);
+	}
+	queue->kind = DVMQ_QUEUE_SOFT;
+	queue->poll = dvmq_poll_soft;
+	queue->drain = dvmq_soft_drain;
+	queue->port = uplink;
+	queue->dst = port;
+	queue->countable = true;
+	atomic_store(&queue->counters.capacity, rte_ring_get_capacity(queue->ring));
+	port->soft_queue = queue;
+	port->soft_lock.open = true; /* no producer yet: published by the next line */
+	atomic_store_explicit(&port->soft, queue->ring, memory_order_release);
+	dvmq_queue_start(queue);
+	return 0;
+}
+
+static void soft_off(struct dvmq_port *port)
+{
+	struct dvmq_queue *queue = port->soft_queue;
+	struct rte_ring *ring;
+
+	if (queue == NULL)
+		return;
+	port->soft_queue = NULL;
+	ring = queue->ring;
+	dvmq_queue_free(queue); /* its worker drains and shuts it */
+	rte_rcu_qsbr_synchronize(dvmq_rcu, RTE_QSBR_THRID_INVALID); /* producers may still look at it */
+	rte_ring_free(ring);
+}
+
+static void unbind_port(struct dvmq_port *uplink, struct dvmq_port *port)
+{
+	if (port->soft_queue != NULL && port->soft_queue->port == uplink)
+		soft_off(port);
+}
+
+/* The default queue that needs most, if it needs relief. */
+static struct dvmq_queue *hot_default_queue(const struct dvmq_port *uplink)
+{
+	struct dvmq_queue *hottest = NULL;
+
+	for (unsigned i = 0; i < uplink->n_queues; i++)
+		if (hottest == NULL || uplink->queues[i]->load->demand > hottest->load->demand)
+			hottest = uplink->queues[i];
+	return hottest != NULL && hottest->load->demand > HOT ? hottest : NULL;
+}
+
+/* The port with most packets from default queues since last time, and its share of them. */
+static struct dvmq_port *hottest_port(double *ret_share)
+{
+	const struct dvmq_stats *stats = dvmq_stats_collect();
+	struct dvmq_port *hottest = NULL;
+	uint64_t sum = 0, most = 0;
+
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		uint64_t now = stats->port[i].by_default, packets = now - last_by_default[i];
+
+		if (now < last_by_default[i])
+			packets = now; /* a new port, or cleared */
+		last_by_default[i] = now;
+		sum += packets;
+		if (packets > most && dvmq_ports[i] != NULL && dvmq_ports[i]->soft_queue == NULL) {
+			most = packets;
+			hottest = dvmq_ports[i];
+		}
+	}
+	*ret_share = sum ? (double)most / sum : 0;
+	return hottest;
+}
+
+static void relieve(struct dvmq_port *uplink)
+{
+	struct dvmq_queue *queue = hot_default_queue(uplink);
+	struct dvmq_port *port;
+	char reason[DVMQ_BALANCE_REASON];
+	struct dvmq_err err;
+	double share;
+
+	if (queue == NULL || dvmq_n_workers < 2)
+		return;
+	port = hottest_port(&share);
+	if (port == NULL || share < SHARE)
+		return;
+	snprintf(reason, sizeof(reason), "%s needs %.2f cores, %.0f %% of it for this port", queue->name,
+		 queue->load->demand, 100 * share);
+	if (soft_on(uplink, port, &err) < 0)
+		snprintf(reason, sizeof(reason), "%.*s", (int)sizeof(reason) - 1, err.text);
+	dvmq_decide(port->soft_queue ? "promote" : "refuse", port->conf.name, -1, -1, reason);
+}
+
+/* Cold soft queues go. */
+static void retire(uint64_t now_ms)
+{
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		struct dvmq_port *port = dvmq_ports[i];
+
+		if (port == NULL || port->soft_queue == NULL || port->soft_queue->load->demand > COLD) {
+			cold_since[i] = now_ms;
+			continue;
+		}
+		if (now_ms - cold_since[i] < COLD_MS)
+			continue;
+		soft_off(port);
+		dvmq_decide("demote", port->conf.name, -1, -1, "its soft queue needed less than 0.05 cores for 2 s");
+	}
+}
+
+void dvmq_soft_tick(uint64_t now_ms)
+{
+	static uint64_t looked_ms;
+
+	if (now_ms - looked_ms < LOOK_MS)
+		return;
+	looked_ms = now_ms;
+	retire(now_ms);
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type == DVMQ_PORT_UPLINK && dvmq_ports[i]->steer != NULL &&
+		    dvmq_ports[i]->steer->ops == &dvmq_steer_software)
+			relieve(dvmq_ports[i]);
+}
+
+const struct dvmq_steer_ops dvmq_steer_software = {
+	.steering = DVMQ_STEER_SOFTWARE,
+	.bind = bind_port,
+	.unbind = unbind_port,
+};
