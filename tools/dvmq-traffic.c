@@ -517,6 +517,7 @@ int main(int argc, char **argv)
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGUSR1, &action, NULL);
+	signal(SIGPIPE, SIG_IGN); /* the drivers write to sockets of a switch that may just have died */
 	signal(SIGTTIN, SIG_IGN); /* in the background stdin is read as closed */
 	prctl(PR_SET_TIMERSLACK, 1UL);
 

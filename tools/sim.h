@@ -13,6 +13,7 @@
 #define DVMQ_SIM_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 
@@ -34,8 +35,96 @@ struct sim_input {
 	bool slow;
 };
 
-/* sim_read.c; sim_read() returns 0, or -1 with the reason on stderr, beginning with `what`. */
+/* What a planner sees and changes, and what is counted about it. */
+struct sim {
+	unsigned n_cores, n_queues;
+	double now_ms;
+	uint64_t random; /* state of sim_random() */
+	double demand[SIM_QUEUES_MAX];
+	unsigned core[SIM_QUEUES_MAX];
+	uint32_t group[SIM_QUEUES_MAX];
+	bool active[SIM_CORES_MAX];
+	double load[SIM_CORES_MAX]; /* kept up to date by sim_move() and sim_add_up() */
+	unsigned n_active;
+	struct dvmq_balance_params params;
+	/* history of the queues */
+	double moved_ms[SIM_QUEUES_MAX]; /* time of the last move; NAN: never */
+	unsigned came_from[SIM_QUEUES_MAX];
+	/* counts */
+	unsigned long moves, undone; /* undone: back within 1 s to the core it left */
+	double *decision_us;	     /* CPU time of each slow decision */
+	unsigned n_decisions, decision_room;
+};
+
+double sim_random(struct sim *sim); /* 0 <= x < 1 */
+void sim_move(struct sim *sim, unsigned queue, unsigned core);
+void sim_set_active(struct sim *sim, unsigned core, bool active);
+void sim_add_up(struct sim *sim);
+void sim_decided(struct sim *sim, double us);
+void sim_place_by_size(struct sim *sim, unsigned n_cores);
+
+/* sim_read.c; they return 0, or -1 with the reason on stderr, beginning with `what`. */
 int sim_read(const char *what, json_t *root, struct sim_input *ret_input);
 void sim_input_free(struct sim_input *input);
+/* A trace: one snapshot per line, with "t_ms"; a last line that is cut off is left out with a warning. */
+int sim_read_trace(const char *file, struct sim_input **ret_frames, unsigned *ret_n);
+void sim_free_trace(struct sim_input *frames, unsigned n);
+
+/* sim_scenario.c */
+struct sim_scenario {
+	const char *name, *what;
+	unsigned cores, queues, trials; /* defaults */
+	double seconds;			/* simulated; 0: one decision per trial */
+	void (*begin)(struct sim *sim);
+	void (*step)(struct sim *sim); /* every 10 ms: the demand at sim->now_ms */
+};
+extern const struct sim_scenario sim_scenarios[]; /* ends with a NULL name */
+
+/* sim_planner.c */
+struct sim_planner {
+	const char *name, *what;
+	void *(*begin)(struct sim *sim); /* also places the queues if the planner has its own way; NULL: no memory */
+	void (*step)(struct sim *sim, void *state, bool now); /* every ms; `now`: decide whatever the time */
+	void (*end)(void *state);
+};
+extern const struct sim_planner sim_planners[]; /* ends with a NULL name */
+double sim_cpu_us(void);
+
+/* sim_run.c */
+#define SIM_SAMPLES 400
+
+struct sim_result {
+	const struct sim_planner *planner;
+	unsigned n_trials;
+	/* one decision per trial */
+	double *ratio; /* per trial: busiest core over the bound */
+	double *moved; /* per trial: share of the queues */
+	/* over time */
+	double overload;	    /* share of active core time with more demand than a core has */
+	double mean_cores;	    /* active */
+	double fewest_cores;	    /* that could have carried the load at `high` each */
+	double moves_per_s, undone; /* undone: share of the moves */
+	double max_load;
+	double sample_s[SIM_SAMPLES], sample_cores[SIM_SAMPLES], sample_max[SIM_SAMPLES]; /* first trial */
+	unsigned n_samples;
+	double *decision_us;
+	unsigned n_decisions;
+};
+
+struct sim_job {
+	const struct sim_scenario *scenario;
+	const struct sim_planner *planners[16];
+	unsigned n_planners;
+	unsigned cores, queues, trials;
+	uint64_t seed;
+	struct sim_input *frames; /* of a trace */
+	unsigned n_frames;
+	bool json;
+	const char *csv, *svg;
+};
+int sim_run(const struct sim_job *job, struct sim_result *results);
+
+/* sim_output.c */
+int sim_output(const struct sim_job *job, struct sim_result *results);
 
 #endif

@@ -51,6 +51,15 @@ static void lcores_arg(const char *cpus, char *ret_arg, size_t size)
 		snprintf(ret_arg + n, size - n, ")");
 }
 
+void dvmq_traffic_eal_cleanup(void)
+{
+	char dir[PATH_MAX];
+
+	snprintf(dir, sizeof(dir), "%s", rte_eal_get_runtime_dir());
+	rte_eal_cleanup();
+	rmdir(dir); /* stays if anything is left in it: nothing of this program is */
+}
+
 int dvmq_traffic_eal_init(const struct dvmq_traffic_eal *eal)
 {
 	char program[64], prefix[64], mem[32], lcores[8192];
@@ -87,18 +96,10 @@ int dvmq_traffic_eal_init(const struct dvmq_traffic_eal *eal)
 		fprintf(stderr, "dvmq-traffic: cannot start DPDK: %s; %s\n", rte_strerror(rte_errno),
 			eal->huge ? "check HugePages_Free in /proc/meminfo or leave --huge out"
 				  : "check free memory and --verbose");
+		rmdir(rte_eal_get_runtime_dir());
 		return -1;
 	}
 	return 0;
-}
-
-void dvmq_traffic_eal_cleanup(void)
-{
-	char dir[PATH_MAX];
-
-	snprintf(dir, sizeof(dir), "%s", rte_eal_get_runtime_dir());
-	rte_eal_cleanup();
-	rmdir(dir); /* stays if anything is left in it: nothing of this program is */
 }
 
 static int start_port(struct dvmq_traffic_port *port, struct rte_mempool *pool, bool lsc)
@@ -315,15 +316,18 @@ int dvmq_traffic_network_start(struct dvmq_traffic_port *port, struct rte_mempoo
 
 /*
  * A memif client connects in its start only, fails if nobody listens, and is hung up on if the other side listens
- * but is not started: then it takes a stop and a start.
+ * but is not started: then it takes a stop and a start. Neither comes soon after the link went down, since the
+ * interrupt thread is then still busy taking the connection apart, without a lock against a stop.
  */
 static void connect_network(struct dvmq_traffic_port *port)
 {
 	uint64_t now = rte_rdtsc();
 
-	if (port->up || now < port->retry_tsc)
+	if (!port->up && now < port->retry_tsc)
 		return;
 	port->retry_tsc = now + rte_get_tsc_hz() / 1000 * RETRY_MS;
+	if (port->up)
+		return;
 	if (rte_eth_dev_stop(port->port_id) == 0)
 		(void)rte_eth_dev_start(port->port_id); /* the link state tells */
 }

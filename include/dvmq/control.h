@@ -47,13 +47,11 @@ struct dvmq_port *dvmq_port_find(const char *name);
 
 struct dvmq_load {
 	/* as of the last sample */
-	uint64_t at, packets, bytes, drops, cycles, turns, full_turns;
+	uint64_t packets, cycles, full_turns, emptied;
 	uint32_t backlog;
-	/* over the last fast period, smoothed */
-	double fast_demand;
-	/* over the last slow period, smoothed */
-	double pps, load, demand, cycles_per_packet, occupancy;
-	double sum_demand, sum_load, sum_packets, sum_seconds; /* of the slow period that runs */
+	double fast_demand, fast_occupancy; /* over the last fast period; demand smoothed */
+	double pps, load, demand, cycles_per_packet, occupancy; /* over the last slow period, all but the last smoothed */
+	double sum_demand, sum_load, sum_packets, sum_occupancy; /* of the slow period that runs, times its cycles */
 };
 
 void dvmq_measure(uint64_t now_tsc);    /* each fast period: reads all queue counters */
@@ -69,6 +67,7 @@ void dvmq_balancer_run(enum dvmq_loop loop);
 bool dvmq_worker_is_active(const struct dvmq_worker *worker); /* may get queues */
 
 bool dvmq_balancer_automatic(void);
+const char *dvmq_balancer_verdict(void); /* why the last plan did what it did, also nothing */
 const struct dvmq_balance_params *dvmq_balancer_params(void);
 enum dvmq_core_wish dvmq_core_wish_of(const struct dvmq_worker *worker);
 

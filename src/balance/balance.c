@@ -530,11 +530,10 @@ static void repair(struct dvmq_balance *b)
 			b->goal = level;
 			dvmq_work_save(w, w->kept);
 		}
-		if (i == 0 && missed <= 0 && w->moved - start <= TIGHT_SHARE * w->n_queues)
+		/* With many queues per core looser goals save few moves, for the time they take. */
+		if (i == 0 && missed <= 0 &&
+		    (w->n_queues > FEW_QUEUES * w->n_active || w->moved - start <= TIGHT_SHARE * w->n_queues))
 			return;
-		/* With many queues per core further goals bring little for their time. */
-		if (i == 1 && w->n_queues > FEW_QUEUES * w->n_active)
-			break;
 		dvmq_work_restore(w, w->saved);
 	}
 	dvmq_work_restore(w, w->kept);

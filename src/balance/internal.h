@@ -48,7 +48,8 @@ struct core {
 	double largest; /* demand of its largest queue; below 0: to be looked up */
 	double level; /* load that the search brings it to */
 	int first;    /* its queues: list through struct queue */
-	unsigned sizes, n_sizes; /* scratch of the search: its part of struct work.sizes */
+	bool listed;		 /* scratch of the search: its part of struct work.sizes is filled in */
+	unsigned sizes, n_sizes; /* where that part begins, and its length */
 	bool mates;   /* scratch of the search: it has VM mates of the queue in hand */
 };
 

@@ -109,7 +109,7 @@ void dvmq_repair_drain(struct work *w, int core)
 }
 
 /* One move that brings core c to its level. */
-static bool mend_by_move(struct work *w, double excess, double relief, unsigned n)
+static bool mend_by_move(struct work *w, double excess, double relief, double room, unsigned n)
 {
 	double best = INFINITY;
 	int queue = NONE, core = NONE;
@@ -118,7 +118,7 @@ static bool mend_by_move(struct work *w, double excess, double relief, unsigned 
 	/* The smallest queue that is large enough, then larger ones. */
 	while (i > 0 && w->queues[w->list[i - 1]].demand < excess)
 		i--;
-	for (; i > 0 && tried < CANDIDATES; i--, tried++) {
+	for (; i > 0 && tried < CANDIDATES && w->queues[w->list[i - 1]].demand <= room; i--, tried++) {
 		int q = w->list[i - 1];
 		double score;
 		int d = best_fit(w, q, relief, &score);
@@ -250,18 +250,13 @@ static bool mend_by_chain(struct work *w, int c, double excess, double relief, u
 }
 
 /* The largest queue that some core has room for; mends only part. */
-static bool ease(struct work *w, int c, double excess, double relief, unsigned n)
+static bool ease(struct work *w, double excess, double relief, double room, unsigned n)
 {
-	double most = -1;
-
-	for (unsigned i = 0; i < w->n_cores; i++)
-		if ((int)i != c && gap(&w->cores[i]) > most)
-			most = gap(&w->cores[i]);
 	for (unsigned i = 0; i < n; i++) {
 		double demand = w->queues[w->list[i]].demand, score;
 		int d;
 
-		if (demand > most || demand > excess)
+		if (demand > room || demand > excess)
 			continue;
 		if (demand <= excess / 1000) /* moving dust never ends */
 			return false;
@@ -280,17 +275,21 @@ static bool mend(struct work *w, int c, double level)
 	double excess = w->cores[c].load - w->cores[c].level;
 	double relief = w->cores[c].load - level;
 	unsigned n = dvmq_work_gather(w, c);
+	double room = -1; /* the most that another core has */
 
+	for (unsigned i = 0; i < w->n_cores; i++)
+		if ((int)i != c && gap(&w->cores[i]) > room)
+			room = gap(&w->cores[i]);
 	if (n == 0)
 		return false;
 	if (w->queues[w->list[0]].demand >= excess) {
-		if (may_move(w, 1) && mend_by_move(w, excess, relief, n))
+		if (may_move(w, 1) && mend_by_move(w, excess, relief, room, n))
 			return true;
 		if (may_move(w, 2) &&
 		    (mend_by_exchange(w, c, excess, relief, n) || mend_by_chain(w, c, excess, relief, n)))
 			return true;
 	}
-	return may_move(w, 1) && ease(w, c, excess, relief, n);
+	return may_move(w, 1) && ease(w, excess, relief, room, n);
 }
 
 /*
@@ -407,18 +406,26 @@ static unsigned count_leavers(const double *sizes, unsigned n, double excess, un
 	return excess <= EPSILON && n < most ? n : most;
 }
 
-/* Fills in the sizes of the movable queues of a core, largest first. */
-static unsigned list_sizes(struct work *w, int core, double *sizes)
+/* The sizes of the movable queues of a core without a large one, largest first; made when first asked for. */
+static const double *list_sizes(struct work *w, int core)
 {
-	unsigned n = dvmq_work_gather(w, core);
+	struct core *c = &w->cores[core];
+	double *sizes = w->sizes + c->sizes;
 
-	for (unsigned i = 0; i < n; i++)
-		sizes[i] = w->queues[w->list[i]].demand;
-	return n;
+	if (!c->listed) {
+		c->listed = true;
+		c->n_sizes = dvmq_work_gather(w, core);
+		for (unsigned i = 0; i < c->n_sizes; i++)
+			sizes[i] = w->queues[w->list[i]].demand;
+	}
+	return sizes;
 }
 
-/* The place among the cores without a large queue where the fewest others have to leave for this one; NONE: here. */
-static int find_house(struct work *w, int core, double level, double large)
+/*
+ * The largest queue of a core, and the place among the cores without a large
+ * queue where the fewest others have to leave for it; NONE: here.
+ */
+static int find_house(struct work *w, int core, double level, double large, int *ret_queue)
 {
 	const struct core *c = &w->cores[core];
 	unsigned n = dvmq_work_gather(w, core), best, after;
@@ -428,19 +435,23 @@ static int find_house(struct work *w, int core, double level, double large)
 
 	if (demand <= large)
 		return NONE;
+	*ret_queue = queue;
 	for (unsigned i = 1; i < n; i++)
 		others[i - 1] = w->queues[w->list[i]].demand;
 	best = count_leavers(others, n - 1, c->load - c->level, n);
 	after = 1 + count_leavers(others, n - 1, c->load - demand - level, best);
 	for (unsigned k = 0; k < w->n_cores && after < best; k++) {
 		const struct core *d = &w->cores[k];
-		double excess = d->load + demand - fmax(level, demand);
+		double excess = d->load + demand - fmax(level, demand), largest = dvmq_work_largest(w, k);
 		unsigned leavers;
 
-		if (!d->open || (int)k == core || dvmq_work_largest(w, k) > large ||
+		/* Not where even the largest would be too many. */
+		if (!d->open || (int)k == core || largest > large || excess > (best - after) * largest ||
 		    !pays(c->load - level, dvmq_work_cost(w, &w->queues[queue], core, k)))
 			continue;
-		leavers = after + count_leavers(w->sizes + d->sizes, d->n_sizes, excess, best - after);
+		const double *sizes = list_sizes(w, k);
+
+		leavers = after + count_leavers(sizes, d->n_sizes, excess, best - after);
 		if (leavers < best) {
 			best = leavers;
 			to = k;
@@ -459,18 +470,17 @@ static void rehouse(struct work *w, double level)
 	unsigned n = 0;
 
 	for (unsigned i = 0; i < w->n_cores; i++) {
+		w->cores[i].listed = false;
 		w->cores[i].sizes = n;
-		w->cores[i].n_sizes = dvmq_work_largest(w, i) > large ? 0 : list_sizes(w, i, w->sizes + n);
-		n += w->cores[i].n_sizes;
+		n += w->cores[i].count;
 	}
 	for (unsigned i = 0; i < w->n_cores && may_move(w, 1); i++) {
-		int to = NONE;
+		int queue, to = NONE;
 
 		if (w->cores[i].open && w->cores[i].load > w->cores[i].level && dvmq_work_largest(w, i) > large)
-			to = find_house(w, i, level, large);
-		/* find_house() leaves the largest queue in front. */
+			to = find_house(w, i, level, large, &queue);
 		if (to != NONE)
-			dvmq_work_place(w, w->list[0], to);
+			dvmq_work_place(w, queue, to);
 	}
 }
 

@@ -18,6 +18,7 @@
 static struct dvmq_balance *balance;
 static struct dvmq_balance_params params;
 static bool automatic;
+static char verdict[DVMQ_BALANCE_REASON];
 
 static struct dvmq_balance_core cores[DVMQ_MAX_WORKERS];   /* by worker index */
 static struct dvmq_balance_queue queues[DVMQ_MAX_QUEUES];
@@ -111,7 +112,7 @@ static void take_snapshot(struct dvmq_snapshot *snapshot, enum dvmq_loop loop)
 			.numa = q->port->numa,
 			.group = group_of(q),
 			.demand = loop == DVMQ_LOOP_FAST ? q->load->fast_demand : q->load->demand,
-			.occupancy = q->load->occupancy,
+			.occupancy = loop == DVMQ_LOOP_FAST ? q->load->fast_occupancy : q->load->occupancy,
 			.age_ms = q->moved_at ? (now - q->moved_at) / tsc_per_ms : -1,
 			.pinned = q->pinned,
 		};
@@ -173,8 +174,13 @@ void dvmq_balancer_run(enum dvmq_loop loop)
 		return;
 	}
 	carry_out(&plan);
-	if (loop == DVMQ_LOOP_SLOW && plan.n_moves + plan.n_activate + plan.n_park + plan.n_saturated == 0)
-		dvmq_decide("none", "", -1, -1, plan.reason);
+	if (loop == DVMQ_LOOP_SLOW)
+		memcpy(verdict, plan.reason, sizeof(verdict));
+}
+
+const char *dvmq_balancer_verdict(void)
+{
+	return automatic ? verdict : "off: queues stay where they are";
 }
 
 /* ---- commands ---- */

@@ -45,15 +45,15 @@ static void measure_workers(double period)
 	}
 }
 
-/* How full the ring is, 0..1; where it cannot be counted: the share of turns that left something. */
-static double occupancy(const struct dvmq_queue *queue, uint64_t turns, uint64_t full_turns)
+/* How full the ring is, 0..1; where it cannot be counted: the share of looks that left something in it. */
+static double occupancy(const struct dvmq_queue *queue, uint64_t full_turns, uint64_t emptied)
 {
 	uint32_t capacity = atomic_load_explicit(&queue->counters.capacity, memory_order_relaxed);
 	uint32_t backlog = atomic_load_explicit(&queue->counters.backlog, memory_order_relaxed);
 
 	if (queue->countable && capacity > 0)
 		return backlog < capacity ? (double)backlog / capacity : 1;
-	return turns ? (double)full_turns / turns : 0;
+	return full_turns ? (double)full_turns / (full_turns + emptied) : 0;
 }
 
 /* Returns true if the queue had packets. */
@@ -62,12 +62,12 @@ static bool measure_queue(struct dvmq_queue *queue, double period)
 	struct dvmq_queue_counters *c = &queue->counters;
 	struct dvmq_worker *owner = atomic_load_explicit(&queue->owner, memory_order_acquire);
 	struct dvmq_load *l = queue->load;
-	uint64_t packets = get(&c->packets), cycles = get(&c->cycles), turns = get(&c->turns);
-	uint64_t full_turns = get(&c->full_turns);
+	uint64_t packets = get(&c->packets), cycles = get(&c->cycles);
+	uint64_t full_turns = get(&c->full_turns), emptied = get(&c->emptied);
 	uint32_t backlog = atomic_load_explicit(&c->backlog, memory_order_relaxed);
 	double got = cycles - l->cycles, taken = packets - l->packets, need = got;
 
-	l->occupancy = occupancy(queue, turns - l->turns, full_turns - l->full_turns);
+	l->fast_occupancy = occupancy(queue, full_turns - l->full_turns, emptied - l->emptied);
 	if (taken > 0) {
 		double cost = got / taken;
 
@@ -75,16 +75,17 @@ static bool measure_queue(struct dvmq_queue *queue, double period)
 		if (backlog > l->backlog)
 			need += cost * (backlog - l->backlog);
 	}
-	if (owner != NULL && busy[owner->index].fast > BUSY && l->occupancy > PRESSED)
-		need *= 1 + PRESSED_MORE * l->occupancy;
+	if (owner != NULL && busy[owner->index].fast > BUSY && l->fast_occupancy > PRESSED)
+		need *= 1 + PRESSED_MORE * l->fast_occupancy;
 	l->fast_demand += SMOOTH_FAST * (need / period - l->fast_demand);
 	l->sum_demand += need;
 	l->sum_load += got;
 	l->sum_packets += taken;
+	l->sum_occupancy += l->fast_occupancy * period;
 	l->packets = packets;
 	l->cycles = cycles;
-	l->turns = turns;
 	l->full_turns = full_turns;
+	l->emptied = emptied;
 	l->backlog = backlog;
 	return taken > 0;
 }
@@ -114,7 +115,8 @@ static void close_slow_period(struct dvmq_load *l, double period)
 	l->pps += SMOOTH_SLOW * (l->sum_packets / seconds - l->pps);
 	if (l->demand < 1e-6)
 		l->demand = l->load = l->pps = 0;
-	l->sum_demand = l->sum_load = l->sum_packets = 0;
+	l->occupancy = l->sum_occupancy / period;
+	l->sum_demand = l->sum_load = l->sum_packets = l->sum_occupancy = 0;
 }
 
 void dvmq_measure_slow(void)

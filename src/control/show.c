@@ -409,6 +409,7 @@ json_t *dvmq_show_balance(struct dvmq_err *err)
 
 	(void)err;
 	json_object_set_new(o, "mode", json_string(dvmq_balancer_automatic() ? "auto" : "off"));
+	json_object_set_new(o, "verdict", json_string(dvmq_balancer_verdict()));
 	json_object_set_new(o, "params",
 			    json_pack("{s:f,s:f,s:f,s:f,s:f,s:f,s:f,s:f}", "high", p->high, "target", p->target, "margin",
 				      p->margin, "fast_ms", p->fast_ms, "slow_ms", p->slow_ms, "budget", p->budget,

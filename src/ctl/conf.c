@@ -416,10 +416,6 @@ int dvmq_conf_check_vmq(const struct dvmq_conf *conf, const struct dvmq_port_con
 
 int dvmq_conf_port_fits(const struct dvmq_conf *conf, const struct dvmq_port_conf *port, struct dvmq_err *err)
 {
-	for (unsigned i = 0; i < conf->n_ports; i++) {
-		if (dvmq_conf_ports_clash(&conf->ports[i], port, err) != 0)
-			return -EEXIST;
-	}
 	if (strcmp(port->socket, conf->socket) == 0)
 		return dvmq_fail(err, EEXIST, "socket: %s is the control socket", conf->socket);
 	return dvmq_conf_check_vmq(conf, port, err);

@@ -20,8 +20,9 @@ extern const unsigned dvmq_n_balance_keys;
 const char *dvmq_conf_clash_key(const struct dvmq_port_conf *a, const struct dvmq_port_conf *b, struct dvmq_err *err);
 
 /*
- * Whether a checked port fits to the others of a configuration: nothing shared
- * (-EEXIST), and static queues that exist (-EINVAL).
+ * Whether a checked port fits to the rest of a configuration: not the control
+ * socket (-EEXIST), and static queues that exist (-EINVAL).  What two ports may
+ * not share is dvmq_conf_ports_clash()'s.
  */
 int dvmq_conf_port_fits(const struct dvmq_conf *conf, const struct dvmq_port_conf *port, struct dvmq_err *err);
 

@@ -26,13 +26,13 @@ void dvmq_flow_spec(const struct dvmq_port_conf *port, uint16_t queue, struct dv
 
 	memset(spec, 0, sizeof(*spec));
 	spec->attr.ingress = 1;
-	spec->eth.dst = port->mac;
-	memset(&spec->eth_mask.dst, 0xff, sizeof(spec->eth_mask.dst));
+	spec->eth.hdr.dst_addr = port->mac;
+	memset(&spec->eth_mask.hdr.dst_addr, 0xff, sizeof(spec->eth_mask.hdr.dst_addr));
 	spec->items[n++] = (struct rte_flow_item){
 		.type = RTE_FLOW_ITEM_TYPE_ETH, .spec = &spec->eth, .mask = &spec->eth_mask};
 	if (port->vlan != 0) {
-		spec->vlan.tci = rte_cpu_to_be_16(port->vlan);
-		spec->vlan_mask.tci = RTE_BE16(0x0fff); /* the VID; any priority */
+		spec->vlan.hdr.vlan_tci = rte_cpu_to_be_16(port->vlan);
+		spec->vlan_mask.hdr.vlan_tci = RTE_BE16(0x0fff); /* the VID; any priority */
 		spec->items[n++] = (struct rte_flow_item){
 			.type = RTE_FLOW_ITEM_TYPE_VLAN, .spec = &spec->vlan, .mask = &spec->vlan_mask};
 	}

@@ -255,7 +255,7 @@ finish() {
 	hugepages_give
 	if ((rc != 0 && rc != 77)); then
 		for log in "$scratch"/*.log; do
-			[ -s "$log" ] && say "--- ${log##*/}" && tail -n 40 "$log"
+			[ -s "$log" ] && say "--- ${log##*/}" && grep -av ^VHOST_CONFIG "$log" | tail -n 40
 		done
 	fi
 	rm -rf "$scratch"

@@ -541,7 +541,6 @@ static void test_config(void)
 	dvmq_conf_free(conf);
 	unlink(file);
 	expect("save config /nonexistent/a", "error\n/nonexistent/a.tmp: No such file or directory\n");
-	expect("port add vhost web2 socket=/run/a", "error\nsocket: ports web1 and web2 both have /run/a\n");
 	running.ports = NULL;
 	running.n_ports = 0;
 }
@@ -855,7 +854,7 @@ static void serve_prompt(const char *commands, bool as_file, char *output, size_
 
 static void test_prompt_on_pipe(void)
 {
-	char output[4096];
+	char output[4096], line[4200];
 
 	for (int as_file = 0; as_file < 2; as_file++) {
 		n_calls = 0;
@@ -870,6 +869,13 @@ static void test_prompt_on_pipe(void)
 	CU_ASSERT_STRING_EQUAL(output, "(none)\n");
 	CU_ASSERT_STRING_EQUAL(called, "quit");
 	CU_ASSERT_EQUAL(n_calls, 3);
+	/* A line that is too long is not carried out, not even its beginning. */
+	snprintf(line, sizeof(line), "set balance off%4090s", "\n");
+	n_calls = 0;
+	serve_prompt(line, false, output, sizeof(output));
+	CU_ASSERT_STRING_EQUAL(called, "quit");
+	CU_ASSERT_EQUAL(n_calls, 1);
+	CU_ASSERT_STRING_EQUAL(output, ""); /* an error goes to stderr */
 	expect("set balance auto", "ok\n"); /* the socket goes on */
 }
 

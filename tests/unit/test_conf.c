@@ -275,8 +275,10 @@ static void test_long_lines(void)
 	snprintf(text, sizeof(text), "[%.64s]\n", many);
 	expect(text, "1: the section's name has more than 63 characters");
 	/* The longest that fits is taken whole. */
-	snprintf(text, sizeof(text), "[eal]\nargs = %.255s\n;%.321s\n", many, "x");
+	snprintf(text, sizeof(text), "[eal]\nargs = %.255s\n;%321s\n", many, "x");
 	dvmq_conf_free(read_text(text));
+	snprintf(text, sizeof(text), "[dvmqd]\n;%322s\n", "x");
+	expect(text, "2: the line has 323 characters, at most 322 are possible");
 	snprintf(text, sizeof(text), "[eal]\nargs = x ;%.246s%.64s\n[dvmqd]\ncontrol = 3\n", many, many);
 	dvmq_conf_free(read_text(text));
 	snprintf(text, sizeof(text), "[dvmqd]\nsocket = %.108s\n", many);

@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Who decides: dvmq's own planner, and models of its peers.  The models are
+ * kinder than the originals: a move costs them nothing, and nobody stops.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "sim.h"
+
+double sim_cpu_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
+}
+
+/* What a queue got, instead of what it needs: all that peers measure. */
+static double consumed(const struct sim *sim, unsigned queue)
+{
+	double load = sim->load[sim->core[queue]];
+
+	return load > 1 ? sim->demand[queue] / load : sim->demand[queue];
+}
+
+static bool due(const struct sim *sim, double period_ms)
+{
+	return fmod(sim->now_ms, period_ms) == 0;
+}
+
+/* ------------------------------------------------------------ dvmq */
+
+struct own {
+	struct dvmq_balance *balance;
+	struct dvmq_balance_core cores[SIM_CORES_MAX];
+	struct dvmq_balance_queue queues[SIM_QUEUES_MAX];
+};
+
+static void own_end(void *state)
+{
+	struct own *own = state;
+
+	dvmq_balance_free(own->balance);
+	free(own);
+}
+
+static void *own_begin(struct sim *sim)
+{
+	struct own *own = calloc(1, sizeof(*own));
+
+	if (!own)
+		return NULL;
+	own->balance = dvmq_balance_new(&sim->params);
+	if (!own->balance) {
+		free(own);
+		return NULL;
+	}
+	return own;
+}
+
+static void own_plan(struct sim *sim, struct own *own, enum dvmq_loop loop, uint32_t max_moves)
+{
+	struct dvmq_snapshot snapshot = {.now_ms = sim->now_ms,
+					 .cores = own->cores,
+					 .n_cores = sim->n_cores,
+					 .queues = own->queues,
+					 .n_queues = sim->n_queues};
+	struct dvmq_plan plan;
+	double start;
+
+	for (unsigned i = 0; i < sim->n_cores; i++)
+		own->cores[i] = (struct dvmq_balance_core){
+		    .id = i, .numa = 0, .sibling = -1, .state = sim->active[i] ? DVMQ_CORE_ACTIVE : DVMQ_CORE_PARKED};
+	for (unsigned i = 0; i < sim->n_queues; i++) {
+		double over = sim->load[sim->core[i]] - 1;
+
+		own->queues[i] = (struct dvmq_balance_queue){.id = i,
+							     .core = sim->core[i],
+							     .group = sim->group[i],
+							     .demand = sim->demand[i],
+							     .occupancy = over > 0 ? 1 : 0,
+							     .age_ms = sim->now_ms - sim->moved_ms[i]};
+	}
+	start = sim_cpu_us();
+	if (dvmq_balance_plan(own->balance, &snapshot, loop, max_moves, false, &plan) < 0)
+		return;
+	if (loop == DVMQ_LOOP_SLOW)
+		sim_decided(sim, sim_cpu_us() - start);
+	for (unsigned i = 0; i < plan.n_activate; i++)
+		sim_set_active(sim, plan.activate[i].core, true);
+	for (unsigned i = 0; i < plan.n_moves; i++)
+		sim_move(sim, plan.moves[i].index, plan.moves[i].to);
+	for (unsigned i = 0; i < plan.n_park; i++)
+		sim_set_active(sim, plan.park[i].core, false);
+}
+
+static void own_step(struct sim *sim, void *state, bool now)
+{
+	if (now || due(sim, sim->params.slow_ms))
+		own_plan(sim, state, DVMQ_LOOP_SLOW, now ? sim->n_queues : UINT32_MAX);
+	else
+		own_plan(sim, state, DVMQ_LOOP_FAST, UINT32_MAX);
+}
+
+/* ------------------------------------------------------------ fixed */
+
+static int nothing;
+
+static void nothing_end(void *state)
+{
+	(void)state;
+}
+
+static void fixed_step(struct sim *sim, void *state, bool now)
+{
+	(void)sim;
+	(void)state;
+	(void)now;
+}
+
+static void wake_all(struct sim *sim)
+{
+	for (unsigned i = 0; i < sim->n_cores; i++)
+		sim_set_active(sim, i, true);
+}
+
+/* First come, first served: a core per queue while there are any; the rest share the default queue's. */
+static void *static_begin(struct sim *sim)
+{
+	wake_all(sim);
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		sim->core[i] = i + 1 < sim->n_cores ? i + 1 : 0;
+	return &nothing;
+}
+
+static void *robin_begin(struct sim *sim)
+{
+	wake_all(sim);
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		sim->core[i] = i % sim->n_cores;
+	return &nothing;
+}
+
+/* ------------------------------------------------------------ largest first, from scratch */
+
+static const double *order_by;
+
+static int larger(const void *a, const void *b)
+{
+	double x = order_by[*(const unsigned *)a], y = order_by[*(const unsigned *)b];
+
+	return x != y ? (x < y) - (x > y)
+		      : (*(const unsigned *)a > *(const unsigned *)b) - (*(const unsigned *)a < *(const unsigned *)b);
+}
+
+/* Where each queue would go: the largest first, each to the emptiest of the first n cores. */
+static void assign(const struct sim *sim, const double *size, unsigned n_cores, unsigned *core, double *load)
+{
+	static unsigned order[SIM_QUEUES_MAX];
+
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		order[i] = i;
+	order_by = size;
+	qsort(order, sim->n_queues, sizeof(*order), larger);
+	memset(load, 0, n_cores * sizeof(*load));
+	for (unsigned i = 0; i < sim->n_queues; i++) {
+		unsigned best = 0;
+
+		for (unsigned c = 1; c < n_cores; c++)
+			if (load[c] < load[best])
+				best = c;
+		core[order[i]] = best;
+		load[best] += size[order[i]];
+	}
+}
+
+void sim_place_by_size(struct sim *sim, unsigned n_cores)
+{
+	double load[SIM_CORES_MAX];
+
+	assign(sim, sim->demand, n_cores, sim->core, load);
+}
+
+static void *lpt_begin(struct sim *sim)
+{
+	(void)sim;
+	return &nothing;
+}
+
+static void lpt_step(struct sim *sim, void *state, bool now)
+{
+	static unsigned core[SIM_QUEUES_MAX];
+	double load[SIM_CORES_MAX], total = 0, start = sim_cpu_us();
+	unsigned n = sim->n_cores;
+
+	(void)state;
+	if (!now && !due(sim, 50))
+		return;
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		total += sim->demand[i];
+	if (!now)
+		n = fmin(sim->n_cores, fmax(1, ceil(total / sim->params.target)));
+	assign(sim, sim->demand, n, core, load);
+	sim_decided(sim, sim_cpu_us() - start);
+	for (unsigned i = 0; i < n; i++)
+		sim_set_active(sim, i, true);
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		sim_move(sim, i, core[i]);
+	for (unsigned i = n; i < sim->n_cores; i++)
+		sim_set_active(sim, i, false);
+}
+
+/* ------------------------------------------------------------ OVS: PMD auto load balance */
+
+struct ovs {
+	double busy[SIM_CORES_MAX]; /* sum of the load in this window of 5 s */
+	double used[SIM_QUEUES_MAX];
+	unsigned samples, windows[SIM_CORES_MAX]; /* windows in a row at 95 % or more */
+	double last_ms;
+};
+
+static void *ovs_begin(struct sim *sim)
+{
+	struct ovs *ovs = calloc(1, sizeof(*ovs));
+
+	robin_begin(sim);
+	if (ovs)
+		ovs->last_ms = -60000;
+	return ovs;
+}
+
+static double variance(const double *values, unsigned n)
+{
+	double sum = 0, squares = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		sum += values[i];
+		squares += values[i] * values[i];
+	}
+	return squares / n - sum / n * sum / n;
+}
+
+static void ovs_decide(struct sim *sim, const double *used)
+{
+	static unsigned core[SIM_QUEUES_MAX];
+	double is[SIM_CORES_MAX] = {0}, would[SIM_CORES_MAX], start = sim_cpu_us();
+
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		is[sim->core[i]] += used[i];
+	assign(sim, used, sim->n_cores, core, would);
+	sim_decided(sim, sim_cpu_us() - start);
+	if (variance(would, sim->n_cores) > 0.75 * variance(is, sim->n_cores))
+		return;
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		sim_move(sim, i, core[i]);
+}
+
+static void ovs_step(struct sim *sim, void *state, bool now)
+{
+	struct ovs *ovs = state;
+	bool overloaded = false;
+
+	if (now || due(sim, 10)) {
+		for (unsigned i = 0; i < sim->n_cores; i++)
+			ovs->busy[i] += fmin(1, sim->load[i]);
+		for (unsigned i = 0; i < sim->n_queues; i++)
+			ovs->used[i] += consumed(sim, i);
+		ovs->samples++;
+	}
+	if (now || (sim->now_ms > 0 && due(sim, 5000))) {
+		for (unsigned i = 0; i < sim->n_cores; i++) {
+			ovs->windows[i] = ovs->busy[i] >= 0.95 * ovs->samples ? ovs->windows[i] + 1 : 0;
+			overloaded |= ovs->windows[i] >= 12;
+		}
+		if (now || (overloaded && sim->now_ms - ovs->last_ms >= 60000)) {
+			ovs_decide(sim, ovs->used);
+			memset(ovs->windows, 0, sizeof(ovs->windows));
+			ovs->last_ms = sim->now_ms;
+		}
+		memset(ovs->busy, 0, sizeof(ovs->busy));
+		memset(ovs->used, 0, sizeof(ovs->used));
+		ovs->samples = 0;
+	}
+}
+
+/* ------------------------------------------------------------ RSS++ */
+
+/* From the most to the least loaded core, the queue that fits the difference best, until none is off by 5 %. */
+static void rsspp_even(struct sim *sim, const double *used, double *load, unsigned n)
+{
+	for (unsigned step = 0; step < sim->n_queues; step++) {
+		unsigned from = 0, to = 0, best = sim->n_queues;
+		double half;
+
+		for (unsigned i = 0; i < sim->n_cores; i++) {
+			/* What is on a core that goes comes first. */
+			if ((i >= n && load[i] > 0 ? 1000 : 0) + load[i] >
+			    (from >= n && load[from] > 0 ? 1000 : 0) + load[from])
+				from = i;
+			if (i < n && load[i] < load[to])
+				to = i;
+		}
+		half = from >= n ? INFINITY : (load[from] - load[to]) / 2;
+		if (from == to || half < 0.025)
+			break;
+		for (unsigned i = 0; i < sim->n_queues; i++)
+			if (sim->core[i] == from && used[i] > 0 && used[i] <= half &&
+			    (best == sim->n_queues || used[i] > used[best]))
+				best = i;
+		if (best == sim->n_queues)
+			break;
+		load[from] -= used[best];
+		load[to] += used[best];
+		if (from >= n && load[from] < 1e-9)
+			load[from] = 0;
+		sim_move(sim, best, to);
+	}
+}
+
+static void rsspp_step(struct sim *sim, void *state, bool now)
+{
+	static double used[SIM_QUEUES_MAX];
+	double load[SIM_CORES_MAX] = {0}, total = 0, start = sim_cpu_us();
+	unsigned n = sim->n_active;
+
+	(void)state;
+	if (!now && !due(sim, 100))
+		return;
+	for (unsigned i = 0; i < sim->n_queues; i++) {
+		used[i] = consumed(sim, i);
+		load[sim->core[i]] += used[i];
+		total += used[i];
+	}
+	/* A core more when the mean is above the target, one less when the others would stay below it. */
+	if (!now && total / n > 0.8 && n < sim->n_cores)
+		n++;
+	else if (!now && n > 1 && total / (n - 1) < 0.8)
+		n--;
+	for (unsigned i = 0; i < n; i++)
+		sim_set_active(sim, i, true);
+	rsspp_even(sim, used, load, n);
+	if (n < sim->n_active) {
+		/* Idle queues go too. */
+		for (unsigned i = 0; i < sim->n_queues; i++)
+			if (sim->core[i] >= n)
+				sim_move(sim, i, i % n);
+		for (unsigned i = n; i < sim->n_cores; i++)
+			sim_set_active(sim, i, false);
+	}
+	sim_decided(sim, sim_cpu_us() - start);
+}
+
+/* ------------------------------------------------------------ the exact optimum, for small cases */
+
+#define OPTIMUM_QUEUES 16
+
+struct search {
+	const struct sim *sim;
+	unsigned order[OPTIMUM_QUEUES], at[OPTIMUM_QUEUES], best_at[OPTIMUM_QUEUES];
+	double load[SIM_CORES_MAX], best;
+};
+
+/* Branch and bound, largest first; of equally loaded cores only the first is tried. */
+static void branch(struct search *s, unsigned depth)
+{
+	double max = 0;
+
+	for (unsigned c = 0; c < s->sim->n_cores; c++)
+		max = fmax(max, s->load[c]);
+	if (max >= s->best)
+		return;
+	if (depth == s->sim->n_queues) {
+		s->best = max;
+		memcpy(s->best_at, s->at, sizeof(s->at));
+		return;
+	}
+	for (unsigned c = 0; c < s->sim->n_cores; c++) {
+		double before = s->load[c];
+		bool twin = false;
+
+		for (unsigned k = 0; k < c; k++)
+			twin |= s->load[k] == before;
+		if (twin)
+			continue;
+		s->at[s->order[depth]] = c;
+		s->load[c] += s->sim->demand[s->order[depth]];
+		branch(s, depth + 1);
+		s->load[c] = before;
+	}
+}
+
+static void optimum_step(struct sim *sim, void *state, bool now)
+{
+	struct search s = {.sim = sim, .best = INFINITY};
+	double start = sim_cpu_us();
+
+	(void)state;
+	if (!now)
+		return;
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		s.order[i] = i;
+	order_by = sim->demand;
+	qsort(s.order, sim->n_queues, sizeof(*s.order), larger);
+	branch(&s, 0);
+	sim_decided(sim, sim_cpu_us() - start);
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		sim_move(sim, i, s.best_at[i]);
+}
+
+const struct sim_planner sim_planners[] = {
+    {"dvmq", "the planner of the daemon", own_begin, own_step, own_end},
+    {"static", "static VMQ: a core per queue first come, first served, the rest on the default queue's core",
+     static_begin, fixed_step, nothing_end},
+    {"roundrobin", "queues to cores in turn, fixed", robin_begin, fixed_step, nothing_end},
+    {"ovs", "OVS auto load balance: 95 % busy in 12 windows of 5 s, once a minute, 25 % less variance", ovs_begin,
+     ovs_step, free},
+    {"rss++", "RSS++: every 100 ms, by consumed cycles, target 0.8", lpt_begin, rsspp_step, nothing_end},
+    {"lpt", "largest first to the emptiest core, from scratch every 50 ms, by demand", lpt_begin, lpt_step,
+     nothing_end},
+    {"optimum", "the exact optimum; one decision, at most 16 queues", lpt_begin, optimum_step, nothing_end},
+    {0},
+};

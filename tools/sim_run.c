@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Lets planners run through a scenario, and counts. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim.h"
+
+#define UNDONE_MS 1000 /* a queue that is back on the core it left within this time: the move was for nothing */
+
+/* xorshift64*: the same numbers on every machine. */
+double sim_random(struct sim *sim)
+{
+	sim->random ^= sim->random >> 12;
+	sim->random ^= sim->random << 25;
+	sim->random ^= sim->random >> 27;
+	return (double)((sim->random * 2685821657736338717ull) >> 11) / (double)(1ull << 53);
+}
+
+void sim_set_active(struct sim *sim, unsigned core, bool active)
+{
+	if (sim->active[core] != active)
+		sim->n_active += active ? 1 : -1;
+	sim->active[core] = active;
+}
+
+void sim_add_up(struct sim *sim)
+{
+	memset(sim->load, 0, sizeof(sim->load));
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		sim->load[sim->core[i]] += sim->demand[i];
+}
+
+void sim_move(struct sim *sim, unsigned queue, unsigned core)
+{
+	unsigned from = sim->core[queue];
+
+	if (from == core)
+		return;
+	sim->moves++;
+	sim->undone += sim->came_from[queue] == core && sim->now_ms - sim->moved_ms[queue] <= UNDONE_MS;
+	sim->came_from[queue] = from;
+	sim->moved_ms[queue] = sim->now_ms;
+	sim->load[from] -= sim->demand[queue];
+	sim->load[core] += sim->demand[queue];
+	sim->core[queue] = core;
+}
+
+void sim_decided(struct sim *sim, double us)
+{
+	if (sim->n_decisions < sim->decision_room)
+		sim->decision_us[sim->n_decisions++] = us;
+}
+
+static double max_load(const struct sim *sim)
+{
+	double max = 0;
+
+	for (unsigned i = 0; i < sim->n_cores; i++)
+		max = fmax(max, sim->load[i]);
+	return max;
+}
+
+/* What the scenario says at this time, or the trace. */
+static void set_demand(const struct sim_job *job, struct sim *sim, unsigned *frame)
+{
+	if (!job->frames) {
+		if (sim->now_ms > 0 && job->scenario->step && fmod(sim->now_ms, 10) == 0)
+			job->scenario->step(sim);
+		return;
+	}
+	while (*frame < job->n_frames &&
+	       job->frames[*frame].snapshot.now_ms - job->frames[0].snapshot.now_ms <= sim->now_ms) {
+		const struct sim_input *in = &job->frames[(*frame)++];
+
+		for (unsigned i = 0; i < sim->n_queues; i++)
+			sim->demand[i] = in->queues[i].demand > 0 ? in->queues[i].demand : 0;
+	}
+}
+
+static void begin(const struct sim_job *job, struct sim *sim, unsigned trial)
+{
+	memset(sim, 0, offsetof(struct sim, decision_us));
+	sim->n_cores = job->cores;
+	sim->n_queues = job->queues;
+	/* Neighbouring seeds must not give neighbouring numbers, and 0 would stay 0. */
+	sim->random = (job->seed + 1) * 0x9E3779B97F4A7C15ull + (trial + 1) * 0xD1B54A32D192ED03ull;
+	for (unsigned i = 0; i < 8; i++)
+		sim_random(sim);
+	dvmq_balance_defaults(&sim->params);
+	for (unsigned i = 0; i < sim->n_queues; i++) {
+		sim->moved_ms[i] = NAN;
+		sim->came_from[i] = SIM_CORES_MAX;
+	}
+	for (unsigned i = 0; i < sim->n_cores; i++)
+		sim_set_active(sim, i, true);
+	if (job->frames) {
+		sim->params = job->frames[0].params;
+		for (unsigned i = 0; i < sim->n_queues; i++) {
+			const struct dvmq_balance_queue *q = &job->frames[0].queues[i];
+
+			sim->group[i] = q->group;
+			sim->core[i] = 0;
+			/* Cores go by their place here. */
+			for (unsigned c = 0; c < sim->n_cores; c++)
+				if (job->frames[0].cores[c].id == q->core)
+					sim->core[i] = c;
+		}
+		return;
+	}
+	job->scenario->begin(sim);
+	if (job->scenario->seconds > 0)
+		sim_place_by_size(sim, sim->n_cores);
+}
+
+/* No assignment to all cores does better. */
+static double bound(const struct sim *sim)
+{
+	double total = 0, largest = 0;
+
+	for (unsigned i = 0; i < sim->n_queues; i++) {
+		total += sim->demand[i];
+		largest = fmax(largest, sim->demand[i]);
+	}
+	return fmax(total / sim->n_cores, largest);
+}
+
+static void run_once(struct sim *sim, const struct sim_planner *planner, void *state, struct sim_result *result,
+		     unsigned trial)
+{
+	planner->step(sim, state, true);
+	sim_add_up(sim);
+	result->ratio[trial] = max_load(sim) / bound(sim);
+	result->moved[trial] = (double)sim->moves / sim->n_queues;
+}
+
+struct sums {
+	double overload, cores, fewest, ticks;
+};
+
+/* One millisecond into the sums. */
+static void count_tick(const struct sim *sim, struct sums *sums)
+{
+	double total = 0;
+
+	for (unsigned i = 0; i < sim->n_cores; i++) {
+		total += sim->load[i];
+		sums->overload += sim->load[i] > 1 + 1e-9;
+	}
+	sums->cores += sim->n_active;
+	sums->fewest += fmin(sim->n_cores, fmax(1, ceil(total / sim->params.high - 1e-6)));
+	sums->ticks++;
+}
+
+static void run_time(const struct sim_job *job, struct sim *sim, const struct sim_planner *planner, void *state,
+		     struct sim_result *result, struct sums *sums, unsigned trial)
+{
+	double end = job->frames ? job->frames[job->n_frames - 1].snapshot.now_ms - job->frames[0].snapshot.now_ms
+				 : job->scenario->seconds * 1000;
+	double every = fmax(1, ceil(end / SIM_SAMPLES));
+	unsigned frame = 0;
+
+	for (sim->now_ms = 0; sim->now_ms <= end; sim->now_ms += 1) {
+		set_demand(job, sim, &frame);
+		sim_add_up(sim);
+		/* The millisecond passes before anybody has seen what it brought. */
+		count_tick(sim, sums);
+		result->max_load = fmax(result->max_load, max_load(sim));
+		if (trial == 0 && fmod(sim->now_ms, every) == 0 && result->n_samples < SIM_SAMPLES) {
+			result->sample_s[result->n_samples] = sim->now_ms / 1000;
+			result->sample_cores[result->n_samples] = sim->n_active;
+			result->sample_max[result->n_samples++] = max_load(sim);
+		}
+		planner->step(sim, state, false);
+	}
+}
+
+static int run_planner(const struct sim_job *job, struct sim *sim, const struct sim_planner *planner,
+		       struct sim_result *result)
+{
+	bool once = !job->frames && job->scenario->seconds == 0;
+	struct sums sums = {0};
+	double moves = 0, undone = 0;
+
+	*result = (struct sim_result){.planner = planner, .n_trials = job->trials};
+	sim->decision_room = once ? job->trials : 20000;
+	sim->decision_us = calloc(sim->decision_room, sizeof(double));
+	sim->n_decisions = 0;
+	result->ratio = calloc(job->trials, sizeof(double));
+	result->moved = calloc(job->trials, sizeof(double));
+	if (!sim->decision_us || !result->ratio || !result->moved)
+		return -1;
+	for (unsigned t = 0; t < job->trials; t++) {
+		void *state;
+
+		begin(job, sim, t);
+		state = planner->begin(sim);
+		if (!state)
+			return -1;
+		sim_add_up(sim);
+		if (once)
+			run_once(sim, planner, state, result, t);
+		else
+			run_time(job, sim, planner, state, result, &sums, t);
+		planner->end(state);
+		moves += sim->moves;
+		undone += sim->undone;
+	}
+	result->decision_us = sim->decision_us;
+	result->n_decisions = sim->n_decisions;
+	if (!once) {
+		result->overload = sums.overload / sums.cores;
+		result->mean_cores = sums.cores / sums.ticks;
+		result->fewest_cores = sums.fewest / sums.ticks;
+		result->moves_per_s = moves / (sums.ticks / 1000);
+		result->undone = moves > 0 ? undone / moves : 0;
+	}
+	return 0;
+}
+
+int sim_run(const struct sim_job *job, struct sim_result *results)
+{
+	struct sim *sim = calloc(1, sizeof(*sim));
+	int ret = sim ? 0 : -1;
+
+	for (unsigned i = 0; i < job->n_planners && ret == 0; i++)
+		ret = run_planner(job, sim, job->planners[i], &results[i]);
+	free(sim);
+	if (ret < 0)
+		fprintf(stderr, "dvmq-sim: out of memory\n");
+	return ret;
+}
