@@ -144,12 +144,13 @@ static int start_eal(const char *program, const struct dvmq_conf *conf, int argc
 
 static int start_workers(struct dvmq_err *err)
 {
-	size_t size = rte_rcu_qsbr_get_memsize(DVMQ_MAX_WORKERS);
+	size_t size = rte_rcu_qsbr_get_memsize(DVMQ_MAX_WORKERS + 1);
 	unsigned lcore;
 
 	dvmq_rcu = rte_zmalloc("rcu", size, RTE_CACHE_LINE_SIZE);
-	if (dvmq_rcu == NULL || rte_rcu_qsbr_init(dvmq_rcu, DVMQ_MAX_WORKERS) != 0)
+	if (dvmq_rcu == NULL || rte_rcu_qsbr_init(dvmq_rcu, DVMQ_MAX_WORKERS + 1) != 0)
 		return dvmq_fail(err, ENOMEM, "no memory; give DPDK more hugepages (or -m MiB)");
+	rte_rcu_qsbr_thread_register(dvmq_rcu, DVMQ_RCU_CONTROLLER);
 	RTE_LCORE_FOREACH_WORKER(lcore) {
 		struct dvmq_worker *worker = dvmq_worker_new(lcore, dvmq_n_workers, DVMQ_MAX_QUEUES, err);
 

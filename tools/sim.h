@@ -102,7 +102,7 @@ struct sim_result {
 	/* over time */
 	double overload;	    /* share of active core time with more demand than a core has */
 	double mean_cores;	    /* active */
-	double fewest_cores;	    /* that could have carried the load at `high` each */
+	double fewest_cores;	    /* that carry the load when each is filled to target */
 	double moves_per_s, undone; /* undone: share of the moves */
 	double max_load;
 	double sample_s[SIM_SAMPLES], sample_cores[SIM_SAMPLES], sample_max[SIM_SAMPLES]; /* first trial */

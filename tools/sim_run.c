@@ -148,7 +148,7 @@ static void count_tick(const struct sim *sim, struct sums *sums)
 		sums->overload += sim->load[i] > 1 + 1e-9;
 	}
 	sums->cores += sim->n_active;
-	sums->fewest += fmin(sim->n_cores, fmax(1, ceil(total / sim->params.high - 1e-6)));
+	sums->fewest += fmin(sim->n_cores, fmax(1, ceil(total / sim->params.target - 1e-6)));
 	sums->ticks++;
 }
 

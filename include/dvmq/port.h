@@ -56,6 +56,7 @@ struct dvmq_port {
 	struct rte_mempool *pool;      /* RX buffers of an ethdev */
 	struct dvmq_steer *steer;      /* uplink */
 	bool up;
+	uint32_t generation_seen;      /* vring_generation that was acted on */
 	bool leaving;                  /* is being deleted */
 	bool registered;               /* vhost: the library knows its socket */
 };

@@ -500,17 +500,15 @@ static const char *fast(struct dvmq_balance *b, bool dry)
 static double goal_level(const struct work *w, double rest, double goal)
 {
 	/* Where one large queue sets the bound, the others need not go below what is comfortable. */
-	double level = fmax(rest, fmin(w->lower, w->params->target)) * goal;
-
-	return fmax(level, GOAL_FLOOR);
+	return fmax(fmax(rest, fmin(w->lower, w->params->target)) * goal, GOAL_FLOOR);
 }
 
 /*
  * Repairs to the tight goal.  Where that takes many moves (few and large queues
  * per core), looser goals are tried too, and of the results that reach the loose
- * goal the one with the fewest moves is taken.
+ * goal the one with the fewest moves is taken.  No core is brought below `floor`.
  */
-static void repair(struct dvmq_balance *b)
+static void repair(struct dvmq_balance *b, double floor)
 {
 	static const double goals[] = {GOAL_TIGHT, GOAL_LOOSE, GOAL_LOOSE - 0.01, GOAL_LOOSE - 0.02};
 	struct work *w = &b->work;
@@ -520,10 +518,10 @@ static void repair(struct dvmq_balance *b)
 	w->lower = dvmq_bound(w, &rest);
 	dvmq_work_save(w, w->saved);
 	for (unsigned i = 0; i < sizeof(goals) / sizeof(*goals); i++) {
-		double level = goal_level(w, rest, goals[i]), missed;
+		double level = fmax(goal_level(w, rest, goals[i]), floor), missed;
 
 		dvmq_repair(w, level);
-		missed = dvmq_repair_excess(w, goal_level(w, rest, GOAL_LOOSE));
+		missed = dvmq_repair_excess(w, fmax(goal_level(w, rest, GOAL_LOOSE), floor));
 		if (missed < best || (missed <= best && w->moved < best_moved)) {
 			best = missed;
 			best_moved = w->moved;
@@ -539,8 +537,13 @@ static void repair(struct dvmq_balance *b)
 	dvmq_work_restore(w, w->kept);
 }
 
-/* Whether the slow loop has a reason to move: it starts late and then does the whole work. */
-static bool uneven(struct dvmq_balance *b)
+/*
+ * Whether the slow loop has a reason to move, and in *ret_floor the level below
+ * which it need not bring any core.  Overload is no longer waited for, but only
+ * ended; the whole work is done when the load has been uneven for hold_ms, or
+ * when nothing is known of the past, so that noise moves nothing.
+ */
+static bool uneven(struct dvmq_balance *b, double *ret_floor)
 {
 	struct history *h = &b->history;
 	struct work *w = &b->work;
@@ -549,16 +552,21 @@ static bool uneven(struct dvmq_balance *b)
 	w->lower = dvmq_bound(w, &rest);
 	level = goal_level(w, rest, GOAL_TIGHT);
 	max = dvmq_repair_excess(w, level);
-	/* Without a past there is nothing to be calm about. */
-	if (max > b->params.target || (max > 0 && !h->slow_started))
-		return true;
-	if (max <= level + b->params.margin) {
+	*ret_floor = 0;
+	if (!h->slow_started)
+		return max > 0;
+	if (max <= level || max <= fmin(b->params.target, level + b->params.margin)) {
 		h->uneven_ms = -1;
 		return false;
 	}
 	if (h->uneven_ms < 0)
 		h->uneven_ms = h->clock_ms;
-	return h->clock_ms - h->uneven_ms >= b->params.hold_ms;
+	if (h->clock_ms - h->uneven_ms >= b->params.hold_ms) {
+		h->uneven_ms = -1;
+		return true;
+	}
+	*ret_floor = b->params.target;
+	return max > b->params.high;
 }
 
 static unsigned count_open(const struct work *w)
@@ -655,6 +663,7 @@ static const char *slow(struct dvmq_balance *b, uint32_t max_moves)
 	struct history *h = &b->history;
 	unsigned need, most, urgent, growth = b->n_activate, before;
 	const char *why = NULL, *calm = NULL;
+	double floor;
 	bool metered = max_moves == UINT32_MAX;
 
 	/* Queues that nobody polls, or that the operator wants elsewhere, do not wait for the budget. */
@@ -669,9 +678,9 @@ static const char *slow(struct dvmq_balance *b, uint32_t max_moves)
 	need = dvmq_bound_cores(w, w->params->high - w->params->margin);
 	most = remember_need(b, need);
 	grow_cores(b);
-	if (b->n_activate > growth || uneven(b)) {
+	if (uneven(b, &floor) || b->n_activate > growth) {
 		before = w->moved;
-		repair(b);
+		repair(b, floor);
 		while (hottest(w) != NONE && w->moved < w->limit) {
 			int hot_core = hottest(w), core = pick_parked(w, main_node(w, hot_core));
 
@@ -679,13 +688,12 @@ static const char *slow(struct dvmq_balance *b, uint32_t max_moves)
 				break;
 			activate(b, core, "core %u stays at %.2f, above high %.2f", w->cores[hot_core].id,
 				 w->cores[hot_core].load, w->params->high);
-			repair(b);
+			repair(b, floor);
 		}
 		if (w->moved == before)
 			calm = w->moved >= w->limit ? "the budget of moves is spent" : "no move lowers the busiest core";
-		h->uneven_ms = -1;
 	} else {
-		calm = dvmq_work_max(w) <= w->lower * GOAL_TIGHT ? "balanced" : "uneven, but no core above target";
+		calm = dvmq_work_max(w) <= w->lower * GOAL_TIGHT ? "balanced" : "uneven, but not above high, nor for hold_ms";
 	}
 	if (b->n_activate == growth && (!metered || h->tokens >= 1)) {
 		/* Emptying a core is one decision: the budget may be overdrawn for it, and is owed. */

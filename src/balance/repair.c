@@ -362,35 +362,37 @@ double dvmq_repair_excess(struct work *w, double level)
 	return most;
 }
 
-/* Queues larger than half the level, one per core: greedy steps alone get stuck where two share a core. */
+/*
+ * Large queues that do not fit on one core together part: the largest stays.
+ * Greedy steps alone get stuck there, for no core has so much room.
+ */
 static void separate(struct work *w, double level)
 {
 	for (unsigned i = 0; i < w->n_cores; i++) {
-		unsigned n, large = 0;
-		bool pinned = false;
+		double kept = 0;
+		unsigned n;
 
-		if (!w->cores[i].active || w->cores[i].load <= level)
+		if (!w->cores[i].active || w->cores[i].load <= level || dvmq_work_largest(w, i) <= level / LARGE_PARTS)
 			continue;
 		for (int q = w->cores[i].first; q != NONE; q = w->queues[q].next)
-			if (w->queues[q].demand > level / 2) {
-				large++;
-				pinned |= w->queues[q].fixed;
-			}
-		if (large < 2)
-			continue;
+			if (w->queues[q].demand > level / LARGE_PARTS && w->queues[q].fixed)
+				kept += w->queues[q].demand;
 		n = dvmq_work_gather(w, i);
-		/* The largest stays, or the one that may not go. */
-		for (unsigned k = pinned ? 0 : 1; k < n && may_move(w, 1); k++) {
-			double score;
-			int d;
+		for (unsigned k = 0; k < n && may_move(w, 1); k++) {
+			double demand = w->queues[w->list[k]].demand, score;
+			int d = NONE;
 
-			if (w->queues[w->list[k]].demand <= level / 2)
+			if (demand <= level / LARGE_PARTS)
 				break;
-			d = best_fit(w, w->list[k], INFINITY, &score);
-			if (d == NONE)
-				d = emptiest(w, w->list[k], level / 2);
+			if (kept > 0 && kept + demand > level) {
+				d = best_fit(w, w->list[k], INFINITY, &score);
+				if (d == NONE)
+					d = emptiest(w, w->list[k], fmax(level - demand, level / LARGE_PARTS));
+			}
 			if (d != NONE)
 				dvmq_work_place(w, w->list[k], d);
+			else
+				kept += demand;
 		}
 	}
 }

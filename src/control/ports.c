@@ -93,20 +93,41 @@ static void free_queues(struct dvmq_port *port)
 
 /* ---- guests that come and go ---- */
 
+/*
+ * A fresh ring asks the guest for kicks.  Its owner must hear of it, to ask for
+ * none: so the queue is taken from it as if armed, and given back.
+ */
+static void start_guest_queue(struct dvmq_queue *queue)
+{
+	struct dvmq_worker *owner = atomic_load_explicit(&queue->owner, memory_order_acquire);
+
+	if (queue->wanted && dvmq_queue_hand_wait(queue, NULL) < 0)
+		return;
+	queue->armed = true;
+	if (!queue->wanted || owner == NULL)
+		dvmq_queue_start(queue);
+	else
+		dvmq_queue_hand(queue, owner);
+}
+
 static void guest_came(struct dvmq_port *port, int vid, unsigned pairs)
 {
 	unsigned served = pairs < port->n_queues ? pairs : port->n_queues;
 	struct rte_vhost_vring vring;
 
-	atomic_store_explicit(&port->n_rxvq, served, memory_order_relaxed);
-	for (unsigned i = 0; i < port->n_queues; i++) {
+	for (unsigned i = 0; i < served; i++) {
 		struct dvmq_queue *queue = port->queues[i];
 
 		if (rte_vhost_get_vhost_vring(vid, queue->virtqueue, &vring) == 0)
 			atomic_store_explicit(&queue->counters.capacity, vring.size, memory_order_relaxed);
-		if (i < served && !queue->wanted)
-			dvmq_queue_start(queue);
+		rte_vhost_enable_guest_notification(vid, 2 * i, 0); /* new RX buffers are no news */
+		start_guest_queue(queue);
 	}
+	for (unsigned i = served; i < port->n_queues; i++) {
+		port->queues[i]->wanted = false;
+		dvmq_queue_hand_wait(port->queues[i], NULL);
+	}
+	atomic_store_explicit(&port->n_rxvq, served, memory_order_relaxed);
 	if (pairs > served)
 		DVMQ_LOG(WARNING, "port %s: the guest uses %u queue pairs, only %u are served; raise queues = in its section",
 			 port->conf.name, pairs, served);
@@ -132,19 +153,22 @@ static unsigned enabled_pairs(const struct dvmq_port *port)
 	return pairs;
 }
 
+/* Online for RCU: destroy_device waits while we look into the device. */
 static void reconcile(struct dvmq_port *port)
 {
+	uint32_t generation = atomic_load_explicit(&port->vring_generation, memory_order_acquire);
 	int vid = atomic_load_explicit(&port->vid, memory_order_acquire);
 	unsigned pairs = vid >= 0 ? enabled_pairs(port) : 0;
 	bool up = pairs > 0;
 
-	if (up)
+	if (up && generation != port->generation_seen)
 		guest_came(port, vid, pairs);
 	else if (port->up)
 		guest_left(port);
 	if (up != port->up)
 		DVMQ_LOG(INFO, "port %s: guest %s, %u queue pair(s)", port->conf.name, up ? "connected" : "gone", pairs);
 	port->up = up;
+	port->generation_seen = generation;
 }
 
 void dvmq_ports_reconcile(void)
@@ -152,12 +176,14 @@ void dvmq_ports_reconcile(void)
 	eventfd_t ignored;
 
 	eventfd_read(dvmq_vhost_event_fd(), &ignored);
+	rte_rcu_qsbr_thread_online(dvmq_rcu, DVMQ_RCU_CONTROLLER);
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
 		struct dvmq_port *port = dvmq_ports[i];
 
 		if (port != NULL && port->type == DVMQ_PORT_VHOST && atomic_exchange(&port->changed, false))
 			reconcile(port);
 	}
+	rte_rcu_qsbr_thread_offline(dvmq_rcu, DVMQ_RCU_CONTROLLER);
 }
 
 /* ---- add ---- */
