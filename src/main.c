@@ -100,6 +100,15 @@ static int report(const struct dvmq_err *err)
 	return 1;
 }
 
+static int use_socket(struct dvmq_conf *conf, struct dvmq_err *err)
+{
+	if (strlen(options.socket) >= sizeof(conf->socket))
+		return dvmq_fail(err, ENAMETOOLONG, "--socket: a path of a Unix socket has at most %zu characters",
+				 sizeof(conf->socket) - 1);
+	strcpy(conf->socket, options.socket);
+	return 0;
+}
+
 static void on_signal(int number)
 {
 	(void)number;
@@ -138,6 +147,7 @@ static int start_eal(const char *program, const struct dvmq_conf *conf, int argc
 		return dvmq_fail(err, rte_errno ? rte_errno : EINVAL,
 				 "DPDK does not start: %s; the EAL line above says why (no hugepages? --no-huge -m 512)",
 				 rte_strerror(rte_errno));
+	dvmq_telemetry_open();
 	dvmq_logtype = rte_log_register_type_and_pick_level("dvmq", RTE_LOG_INFO);
 	return 0;
 }
@@ -212,8 +222,8 @@ int main(int argc, char **argv)
 		dvmq_conf_free(conf);
 		return 0;
 	}
-	if (options.socket != NULL && strlen(options.socket) < sizeof(conf->socket))
-		strcpy(conf->socket, options.socket);
+	if (options.socket != NULL && use_socket(conf, &err) < 0)
+		return report(&err);
 	block_signals();
 	ret = dvmq_ctl_open(conf->socket, &err);
 	if (ret == 0) {

@@ -78,6 +78,20 @@ static void set_demand(const struct sim_job *job, struct sim *sim, unsigned *fra
 	}
 }
 
+/* As if it had gone on for long: on as many cores as it needs. */
+static void place_for_start(struct sim *sim)
+{
+	double total = 0;
+	unsigned n;
+
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		total += sim->demand[i];
+	n = fmin(sim->n_cores, fmax(1, ceil(total / sim->params.target)));
+	for (unsigned i = n; i < sim->n_cores; i++)
+		sim_set_active(sim, i, false);
+	sim_place_by_size(sim, n);
+}
+
 static void begin(const struct sim_job *job, struct sim *sim, unsigned trial)
 {
 	memset(sim, 0, offsetof(struct sim, decision_us));
@@ -110,7 +124,7 @@ static void begin(const struct sim_job *job, struct sim *sim, unsigned trial)
 	}
 	job->scenario->begin(sim);
 	if (job->scenario->seconds > 0)
-		sim_place_by_size(sim, sim->n_cores);
+		place_for_start(sim);
 }
 
 /* No assignment to all cores does better. */

@@ -26,6 +26,15 @@ int dvmq_ctl_prompt(struct dvmq_err *err);
 int dvmq_ctl_fd(void);
 void dvmq_ctl_serve(void);
 
+/*
+ * DPDK telemetry: /dvmq/queues, /dvmq/cores, /dvmq/ports list names, with a name
+ * as parameter they tell of it; /dvmq/balance.  The telemetry thread asks, the
+ * controller answers.  open: once, with EAL up; fd and serve: like the two above.
+ */
+void dvmq_telemetry_open(void);
+int dvmq_telemetry_fd(void);
+void dvmq_telemetry_serve(void);
+
 /* Closes everything and removes socket and lock file.  Safe to call when open failed. */
 void dvmq_ctl_close(void);
 

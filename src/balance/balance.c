@@ -375,6 +375,7 @@ static bool fit(struct work *w, int c, double cap, unsigned n, struct step *ret_
 
 		if (q->demand < SERVES_MIN && q->demand < excess)
 			break;
+		misfit += q->recent ? 1 : 0;
 		if (misfit - 1 > best.score)
 			continue;
 		dvmq_work_mark_mates(w, w->list[i], true);

@@ -28,6 +28,8 @@
 #define REMOTE_COST   0.25   /* share of its demand that a queue costs more per SLIT step of 10 */
 #define SMT_COST      0.30   /* share of its demand that a queue costs more beside a fully busy sibling */
 #define AFFINITY_GAIN 0.02   /* what a VM mate on the core is worth when two places serve equally; in cores */
+#define SETTLE_MS     1000.0 /* a queue that moved within this time moves again only for want of others; ms */
+#define RECENT_COST   0.05   /* what such a move costs in the fit, in cores */
 #define NODES_MAX     64     /* nodes above this one count as unknown */
 #define EPSILON	      1e-9
 
@@ -64,6 +66,7 @@ struct queue {
 	int mate;	/* next queue of the same group */
 	bool fixed;	/* pinned, or cooling down */
 	bool pinned;
+	bool recent;	/* moved within SETTLE_MS: rather another one, so that moves are not undone */
 };
 
 struct work {

@@ -57,7 +57,8 @@ static int best_fit(struct work *w, int queue, double relief, double *ret_score)
 		cost = q->core == NONE ? 0 : dvmq_work_cost(w, q, q->core, i);
 		if (!pays(relief, cost))
 			continue;
-		score = left + cost - (d->mates ? AFFINITY_GAIN : 0) - ((int)i == q->home ? 1 : 0);
+		score = left + cost + (q->recent ? RECENT_COST : 0) - (d->mates ? AFFINITY_GAIN : 0) -
+			((int)i == q->home ? 1 : 0);
 		if (score < best) {
 			best = score;
 			found = i;
@@ -249,14 +250,14 @@ static bool mend_by_chain(struct work *w, int c, double excess, double relief, u
 	return true;
 }
 
-/* The largest queue that some core has room for; mends only part. */
-static bool ease(struct work *w, double excess, double relief, double room, unsigned n)
+/* The largest queue that some core has room for; mends only part.  Without `recent`: that has not moved just now. */
+static bool ease(struct work *w, double excess, double relief, double room, bool recent, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {
 		double demand = w->queues[w->list[i]].demand, score;
 		int d;
 
-		if (demand > room || demand > excess)
+		if (demand > room || demand > excess || w->queues[w->list[i]].recent > recent)
 			continue;
 		if (demand <= excess / 1000) /* moving dust never ends */
 			return false;
@@ -289,7 +290,8 @@ static bool mend(struct work *w, int c, double level)
 		    (mend_by_exchange(w, c, excess, relief, n) || mend_by_chain(w, c, excess, relief, n)))
 			return true;
 	}
-	return may_move(w, 1) && ease(w, excess, relief, room, n);
+	return may_move(w, 1) &&
+	       (ease(w, excess, relief, room, false, n) || ease(w, excess, relief, room, true, n));
 }
 
 /*

@@ -117,6 +117,7 @@ static void load_queues(struct work *w)
 		const struct queue *q = &w->queues[i];
 		double age = s->queues[i].age_ms;
 
+		w->queues[i].recent = age >= 0 && age < SETTLE_MS;
 		/* Cooling down, unless its core is overloaded or goes. */
 		if (q->home != NONE && !w->cores[q->home].leaving && age >= 0 && age < w->params->cooldown_ms &&
 		    w->cores[q->home].load <= w->params->high)

@@ -101,6 +101,8 @@ static unsigned turn(struct dvmq_worker *w, struct dvmq_queue *queue)
 		return 0;
 	}
 	queue->empty_run = 0;
+	if (queue->armed)
+		dvmq_queue_disarm(queue); /* its notification is spent, and not needed while there is traffic */
 	w->last_packet = now;
 	spent = without_stolen_time(w, c, spent);
 	dvmq_count(&c->cycles, spent);

@@ -64,14 +64,9 @@ static bool arm_guest(struct dvmq_worker *w, struct dvmq_queue *queue)
 
 static bool arm_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
-	int ret;
-
 	if (queue->wake_fd < 0)
 		watch(w, queue, rte_eth_dev_rx_intr_ctl_q_get_fd(queue->eth_id, queue->eth_queue));
-	if (queue->wake_fd < 0)
-		return false;
-	ret = rte_eth_dev_rx_intr_enable(queue->eth_id, queue->eth_queue);
-	return ret == 0 || ret == -ENOTSUP; /* tap: a descriptor that is always enabled */
+	return queue->wake_fd >= 0 && rte_eth_dev_rx_intr_enable(queue->eth_id, queue->eth_queue) == 0;
 }
 
 /* True if the queue will wake us. */

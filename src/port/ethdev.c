@@ -169,7 +169,12 @@ static bool has_rx_interrupts(const struct dvmq_port *port)
 	bool has;
 
 	rte_log_set_level_pattern("lib.ethdev", RTE_LOG_CRIT);
-	has = rte_eth_dev_rx_intr_ctl_q_get_fd(port->eth_id, 0) >= 0;
+	/*
+	 * tap has a descriptor but no enable: it tells of a packet by a signal, and
+	 * the packet may be polled for in vain when the descriptor wakes us first.
+	 */
+	has = rte_eth_dev_rx_intr_ctl_q_get_fd(port->eth_id, 0) >= 0 &&
+	      rte_eth_dev_rx_intr_enable(port->eth_id, 0) == 0 && rte_eth_dev_rx_intr_disable(port->eth_id, 0) == 0;
 	rte_log_set_level_pattern("lib.ethdev", RTE_LOG_INFO);
 	return has;
 }
