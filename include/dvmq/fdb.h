@@ -34,6 +34,7 @@ struct dvmq_fdb {
 	/*
 	 * Steps (release) after an entry changed or went; caches of older
 	 * generations look again.  Workers read it (acquire) at the start of a turn.
+	 * Starts at 1: a cache slot that was never filled has generation 0.
 	 */
 	_Atomic uint32_t generation;
 	_Atomic(struct dvmq_flood *) flood[DVMQ_VLANS]; /* NULL: nobody */

@@ -91,7 +91,7 @@ struct dvmq_queue {
 	uint64_t last_turn;          /* TSC at the end of the last turn */
 	uint64_t sample_at;          /* TSC at which backlog is looked at again */
 	uint64_t last_header[2];     /* MACs and ethertype of the last packet, and where it went: */
-	struct dvmq_port *last_dst;  /* true until the FDB's generation steps or the source is to be reported */
+	struct dvmq_port *last_dst;  /* NULL: look up; true until the FDB's generation steps or the source is to be reported */
 	uint32_t last_generation;
 	uint64_t last_until;         /* TSC */
 	struct dvmq_dst_slot dst_cache[DVMQ_CACHE_SLOTS];

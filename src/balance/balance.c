@@ -9,15 +9,15 @@
 
 #include "internal.h"
 
-#define WINDOW	       16	/* parts of hold_ms in which the need of cores is remembered */
-#define STANDING       0.5	/* occupancy from which a queue has a backlog */
-#define STANDING_CALLS 2	/* fast calls in a row after which a backlog stands */
-#define CREDIT_PERIODS 10	/* slow periods that one call may count for, so that a clock that jumps proves nothing */
-#define MOVES_MIN      4.0	/* moves per second that are allowed however few the queues are */
-#define FEW_QUEUES     16	/* queues per core up to which the slow loop tries more than two goals */
-#define GAIN_MIN       0.05	/* share of its load that a step should take from a core where nothing fits */
-#define SERVES_MIN     0.01	/* demand of a queue worth moving in the fast loop, in cores */
-#define PARK_TRIES     3	/* cores tried for parking per plan */
+#define WINDOW	       16   /* parts of hold_ms in which the need of cores is remembered */
+#define STANDING       0.5  /* occupancy from which a queue has a backlog */
+#define STANDING_CALLS 2    /* fast calls in a row after which a backlog stands */
+#define CREDIT_PERIODS 10   /* slow periods that one call may count for, so that a clock that jumps proves nothing */
+#define MOVES_MIN      4.0  /* moves per second that are allowed however few the queues are */
+#define FEW_QUEUES     16   /* queues per core up to which the slow loop tries more than two goals */
+#define GAIN_MIN       0.05 /* share of its load that a step should take from a core where nothing fits */
+#define SERVES_MIN     0.01 /* demand of a queue worth moving in the fast loop, in cores */
+#define PARK_TRIES     3    /* cores tried for parking per plan */
 
 struct streak {
 	unsigned core;
@@ -26,15 +26,15 @@ struct streak {
 
 /* What is remembered between calls. */
 struct history {
-	bool started;	     /* there was a call */
-	bool slow_started;   /* there was a call of the slow loop */
+	bool started;	   /* there was a call */
+	bool slow_started; /* there was a call of the slow loop */
 	bool fast_started;
-	double last_ms;	     /* now_ms of the last call */
-	double clock_ms;     /* time that counts, since the history began */
-	double tokens;	     /* moves the budget allows; below 0: owed */
+	double last_ms;		   /* now_ms of the last call */
+	double clock_ms;	   /* time that counts, since the history began */
+	double tokens;		   /* moves the budget allows; below 0: owed */
 	unsigned need[WINDOW + 1]; /* most cores needed, per part of hold_ms */
-	unsigned long part;  /* part of the newest entry */
-	double uneven_ms;    /* clock since which the load has been uneven, < 0: it is not */
+	unsigned long part;	   /* part of the newest entry */
+	double uneven_ms;	   /* clock since which the load has been uneven, < 0: it is not */
 	unsigned n_streaks;
 };
 
@@ -55,14 +55,14 @@ struct dvmq_balance {
 void dvmq_balance_defaults(struct dvmq_balance_params *params)
 {
 	*params = (struct dvmq_balance_params){
-		.high = 0.90,
-		.target = 0.85,
-		.margin = 0.10,
-		.fast_ms = 1,
-		.slow_ms = 50,
-		.budget = 4,
-		.cooldown_ms = 100,
-		.hold_ms = 2000,
+	    .high = 0.90,
+	    .target = 0.85,
+	    .margin = 0.10,
+	    .fast_ms = 1,
+	    .slow_ms = 50,
+	    .budget = 4,
+	    .cooldown_ms = 100,
+	    .hold_ms = 2000,
 	};
 }
 
@@ -72,14 +72,14 @@ const char *dvmq_balance_check(const struct dvmq_balance_params *p, const char *
 		bool ok;
 		const char *name, *why;
 	} rules[] = {
-		{p->high > 0 && p->high <= 1, "high", "must be above 0 and at most 1"},
-		{p->target > 0 && p->target <= p->high, "target", "must be above 0 and at most high"},
-		{p->margin >= 0 && p->margin < p->high, "margin", "must be at least 0 and below high"},
-		{p->fast_ms > 0 && p->fast_ms <= 1e6, "fast_ms", "must be above 0 and at most 1000000"},
-		{p->slow_ms >= p->fast_ms && p->slow_ms <= 1e6, "slow_ms", "must be at least fast_ms and at most 1000000"},
-		{p->budget >= 0 && p->budget <= 1e6, "budget", "must be 0 to 1000000 (percent of the queues per second)"},
-		{p->cooldown_ms >= 0 && p->cooldown_ms <= 1e9, "cooldown_ms", "must be 0 to 1000000000"},
-		{p->hold_ms >= 0 && p->hold_ms <= 1e9, "hold_ms", "must be 0 to 1000000000"},
+	    {p->high > 0 && p->high <= 1, "high", "must be above 0 and at most 1"},
+	    {p->target > 0 && p->target <= p->high, "target", "must be above 0 and at most high"},
+	    {p->margin >= 0 && p->margin < p->high, "margin", "must be at least 0 and below high"},
+	    {p->fast_ms > 0 && p->fast_ms <= 1e6, "fast_ms", "must be above 0 and at most 1000000"},
+	    {p->slow_ms >= p->fast_ms && p->slow_ms <= 1e6, "slow_ms", "must be at least fast_ms and at most 1000000"},
+	    {p->budget >= 0 && p->budget <= 1e6, "budget", "must be 0 to 1000000 (percent of the queues per second)"},
+	    {p->cooldown_ms >= 0 && p->cooldown_ms <= 1e9, "cooldown_ms", "must be 0 to 1000000000"},
+	    {p->hold_ms >= 0 && p->hold_ms <= 1e9, "hold_ms", "must be 0 to 1000000000"},
 	};
 
 	/* Comparisons with NaN are false, so NaN breaks the rule of its key. */
@@ -157,8 +157,8 @@ static int grow(struct dvmq_balance *b, const struct dvmq_snapshot *s)
 		queues += queues / 2;
 		b->queue_room = 0;
 		if (!renew(&w->queues, queues, sizeof(*w->queues)) || !renew(&w->list, queues, sizeof(*w->list)) ||
-		    !renew(&w->saved, queues, sizeof(*w->saved)) || !renew(&w->kept, queues, sizeof(*w->kept)) || !renew(&w->sizes, 2 * queues, sizeof(*w->sizes)) ||
-		    !renew(&b->moves, queues, sizeof(*b->moves)) ||
+		    !renew(&w->saved, queues, sizeof(*w->saved)) || !renew(&w->kept, queues, sizeof(*w->kept)) ||
+		    !renew(&w->sizes, 2 * queues, sizeof(*w->sizes)) || !renew(&b->moves, queues, sizeof(*b->moves)) ||
 		    !renew(&b->saturated, queues, sizeof(*b->saturated)))
 			return -ENOMEM;
 		b->queue_room = queues;
@@ -272,7 +272,8 @@ static void ensure_open(struct dvmq_balance *b)
 	}
 	/* The operator wants every core parked: the busiest stays. */
 	for (unsigned i = 0; i < w->n_cores; i++)
-		if (core == NONE || (w->cores[i].active && (!w->cores[core].active || w->cores[i].load > w->cores[core].load)))
+		if (core == NONE ||
+		    (w->cores[i].active && (!w->cores[core].active || w->cores[i].load > w->cores[core].load)))
 			core = i;
 	if (!w->cores[core].active)
 		activate(b, core, "at least one core stays active, though all are to be parked");
@@ -305,8 +306,7 @@ static bool hot(struct work *w, int core)
 {
 	const struct core *c = &w->cores[core];
 
-	return c->active && c->load > w->params->high &&
-	       c->load - dvmq_work_largest(w, core) > SERVES_MIN;
+	return c->active && c->load > w->params->high && c->load - dvmq_work_largest(w, core) > SERVES_MIN;
 }
 
 static int hottest(struct work *w)
@@ -417,7 +417,8 @@ static bool level_pair(struct work *w, int c, int only, bool settled, unsigned n
 
 			if ((int)d == c || !w->cores[d].open || (only != NONE && only != (int)d))
 				continue;
-			score = fmax(load - q->demand, w->cores[d].load + q->demand) + fmax(0, dvmq_work_cost(w, q, c, d));
+			score =
+			    fmax(load - q->demand, w->cores[d].load + q->demand) + fmax(0, dvmq_work_cost(w, q, c, d));
 			/* Little is not worth a move; but of a core far above, one queue can take only itself. */
 			if (score < best.score && load - score >= fmin(GAIN_MIN * load, q->demand / 2))
 				best = (struct step){w->list[i], d, score};
@@ -450,8 +451,9 @@ static bool relieve(struct dvmq_balance *b, int c)
 		w->cores[woken].active = w->cores[woken].open = false;
 		w->n_active--;
 		if (found)
-			activate(b, woken, overloaded ? "core %u at %.2f, above high %.2f, fits on no active core" :
-							"backlog on core %u at %.2f (high %.2f), no active core relieves it",
+			activate(b, woken,
+				 overloaded ? "core %u at %.2f, above high %.2f, fits on no active core"
+					    : "backlog on core %u at %.2f (high %.2f), no active core relieves it",
 				 w->cores[c].id, w->cores[c].load, w->params->high);
 	}
 	if (!found && overloaded)
@@ -487,8 +489,8 @@ static const char *fast(struct dvmq_balance *b, bool dry)
 				worst = i;
 		}
 		if (worst == NONE)
-			return any ? "no move or wake-up would relieve the overloaded core" :
-				     "no core above high, no standing backlog";
+			return any ? "no move or wake-up would relieve the overloaded core"
+				   : "no core above high, no standing backlog";
 		any = true;
 		w->cores[worst].level = 1; /* looked at */
 		if (relieve(b, worst))
@@ -608,8 +610,7 @@ static bool try_park(struct work *w, int core)
 		bool fits = true;
 
 		for (unsigned i = 0; i < w->n_cores; i++)
-			if (w->cores[i].load > cap + EPSILON &&
-			    w->cores[i].load - dvmq_work_largest(w, i) > SERVES_MIN)
+			if (w->cores[i].load > cap + EPSILON && w->cores[i].load - dvmq_work_largest(w, i) > SERVES_MIN)
 				fits = false;
 		if (fits) {
 			c->dispensable = true;
@@ -622,7 +623,8 @@ static bool try_park(struct work *w, int core)
 	return false;
 }
 
-/* Parks a core that the load did not need during hold_ms: first one that shares its physical core, then the emptiest. */
+/* Parks a core that the load did not need during hold_ms: first one that shares its physical core, then the emptiest.
+ */
 static const char *shrink_cores(struct dvmq_balance *b, unsigned need, unsigned most)
 {
 	struct work *w = &b->work;
@@ -673,7 +675,8 @@ static const char *slow(struct dvmq_balance *b, uint32_t max_moves)
 		if (w->cores[i].leaving)
 			dvmq_repair_drain(w, i);
 	urgent = w->moved;
-	if (metered)
+	/* Nor does the end of overload, which the fast loop would bring about move by move. */
+	if (metered && hottest(w) == NONE)
 		w->limit = urgent + (h->tokens > 0 ? (unsigned)h->tokens : 0);
 
 	need = dvmq_bound_cores(w, w->params->high - w->params->margin);
@@ -692,9 +695,11 @@ static const char *slow(struct dvmq_balance *b, uint32_t max_moves)
 			repair(b, floor);
 		}
 		if (w->moved == before)
-			calm = w->moved >= w->limit ? "the budget of moves is spent" : "no move lowers the busiest core";
+			calm =
+			    w->moved >= w->limit ? "the budget of moves is spent" : "no move lowers the busiest core";
 	} else {
-		calm = dvmq_work_max(w) <= w->lower * GOAL_TIGHT ? "balanced" : "uneven, but not above high, nor for hold_ms";
+		calm = dvmq_work_max(w) <= w->lower * GOAL_TIGHT ? "balanced"
+								 : "uneven, but not above high, nor for hold_ms";
 	}
 	if (b->n_activate == growth && (!metered || h->tokens >= 1)) {
 		/* Emptying a core is one decision: the budget may be overdrawn for it, and is owed. */
@@ -717,17 +722,19 @@ static void explain_move(const struct dvmq_balance *b, enum dvmq_loop loop, int 
 	const size_t size = sizeof(move->reason);
 
 	if (!from)
-		snprintf(text, size, "core %u is gone or parked; core %u at %.2f takes it", move->from, to->id, to->before);
+		snprintf(text, size, "core %u is gone or parked; core %u at %.2f takes it", move->from, to->id,
+			 to->before);
 	else if (from->dispensable)
 		snprintf(text, size, "core %u parks; core %u at %.2f has room", from->id, to->id, to->before);
 	else if (from->leaving)
-		snprintf(text, size, "the operator parks core %u; core %u at %.2f has room", from->id, to->id, to->before);
-	else if (loop == DVMQ_LOOP_FAST && b->stands)
-		snprintf(text, size, "backlog stands on core %u at %.2f; core %u at %.2f", from->id, from->before, to->id,
+		snprintf(text, size, "the operator parks core %u; core %u at %.2f has room", from->id, to->id,
 			 to->before);
+	else if (loop == DVMQ_LOOP_FAST && b->stands)
+		snprintf(text, size, "backlog stands on core %u at %.2f; core %u at %.2f", from->id, from->before,
+			 to->id, to->before);
 	else if (loop == DVMQ_LOOP_FAST)
-		snprintf(text, size, "core %u at %.2f, above high %.2f; best fit: core %u at %.2f", from->id, from->before,
-			 w->params->high, to->id, to->before);
+		snprintf(text, size, "core %u at %.2f, above high %.2f; best fit: core %u at %.2f", from->id,
+			 from->before, w->params->high, to->id, to->before);
 	else if (from->before > b->goal)
 		snprintf(text, size, "core %u at %.2f, goal %.2f; core %u at %.2f", from->id, from->before, b->goal,
 			 to->id, to->before);
@@ -806,8 +813,9 @@ static unsigned list_saturated(struct dvmq_balance *b)
 static void explain(struct dvmq_plan *plan, const char *nothing)
 {
 	if (plan->n_moves || plan->n_activate || plan->n_park)
-		snprintf(plan->reason, sizeof(plan->reason), "%u moves, %u cores wake, %u park; busiest core %.2f -> %.2f",
-			 plan->n_moves, plan->n_activate, plan->n_park, plan->max_before, plan->max_after);
+		snprintf(plan->reason, sizeof(plan->reason),
+			 "%u moves, %u cores wake, %u park; busiest core %.2f -> %.2f", plan->n_moves, plan->n_activate,
+			 plan->n_park, plan->max_before, plan->max_after);
 	else
 		snprintf(plan->reason, sizeof(plan->reason), "%s; busiest core %.2f, bound %.2f",
 			 nothing ? nothing : "nothing to do", plan->max_after, plan->lower_bound);

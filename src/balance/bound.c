@@ -106,8 +106,6 @@ double dvmq_bound(struct work *w, double *ret_rest)
 		rest = w->sizes[giants];
 	if (n > 0 && w->sizes[0] > bound)
 		bound = w->sizes[0];
-	if (level > bound)
-		bound = level;
 	for (unsigned j = 1; j <= 3; j++) {
 		unsigned k = n_open - giants;
 		double sum = 0;
@@ -127,7 +125,8 @@ double dvmq_bound(struct work *w, double *ret_rest)
 	return bound;
 }
 
-/* Fewest cores that may carry the load with none above `cap` but by a single queue: no fewer can, a few more may be needed. */
+/* Fewest cores that may carry the load with none above `cap` but by a single queue: no fewer can, a few more may be
+ * needed. */
 unsigned dvmq_bound_cores(const struct work *w, double cap)
 {
 	unsigned giants = 0, halves = 0, cores;

@@ -47,12 +47,12 @@ struct core {
 	unsigned count;	   /* queues */
 	unsigned n_pinned; /* of them pinned */
 	double load, before, pinned;
-	double largest; /* demand of its largest queue; below 0: to be looked up */
-	double level; /* load that the search brings it to */
-	int first;    /* its queues: list through struct queue */
+	double largest;		 /* demand of its largest queue; below 0: to be looked up */
+	double level;		 /* load that the search brings it to */
+	int first;		 /* its queues: list through struct queue */
 	bool listed;		 /* scratch of the search: its part of struct work.sizes is filled in */
 	unsigned sizes, n_sizes; /* where that part begins, and its length */
-	bool mates;   /* scratch of the search: it has VM mates of the queue in hand */
+	bool mates;		 /* scratch of the search: it has VM mates of the queue in hand */
 };
 
 struct queue {
@@ -66,7 +66,7 @@ struct queue {
 	int mate;	/* next queue of the same group */
 	bool fixed;	/* pinned, or cooling down */
 	bool pinned;
-	bool recent;	/* moved within SETTLE_MS: rather another one, so that moves are not undone */
+	bool recent; /* moved within SETTLE_MS: rather another one, so that moves are not undone */
 };
 
 struct work {
@@ -74,11 +74,11 @@ struct work {
 	const struct dvmq_balance_params *params;
 	struct core *cores;
 	struct queue *queues;
-	int *list;	/* n_queues: the queues of the core in hand, largest first */
-	int *saved;	/* n_queues: an assignment to come back to */
-	int *kept;	/* n_queues: the best one so far */
-	double *sizes;	/* 2 x n_queues: demands in order, scratch of the bound and of the search */
-	int *slots;	/* hash tables: core id, group */
+	int *list;     /* n_queues: the queues of the core in hand, largest first */
+	int *saved;    /* n_queues: an assignment to come back to */
+	int *kept;     /* n_queues: the best one so far */
+	double *sizes; /* 2 x n_queues: demands in order, scratch of the bound and of the search */
+	int *slots;    /* hash tables: core id, group */
 	unsigned n_slots;
 	unsigned n_cores, n_queues;
 	unsigned n_active;

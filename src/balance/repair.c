@@ -15,10 +15,10 @@
 
 #include "internal.h"
 
-#define CANDIDATES 6 /* queues that are tried on every core for a step; more find hardly better ones */
-#define MOVED_GAIN 0.05 /* what a move less is worth in the fit, in cores */
-#define LARGE_PARTS 3 /* a queue above this part of the level is looked after: with whom it shares its core */
-#define EXCHANGES  256 /* queues looked at for an exchange once one is found */
+#define CANDIDATES  6	 /* queues that are tried on every core for a step; more find hardly better ones */
+#define MOVED_GAIN  0.05 /* what a move less is worth in the fit, in cores */
+#define LARGE_PARTS 7	 /* a queue above this part of the level is looked after: with whom it shares its core */
+#define EXCHANGES   256	 /* queues looked at for an exchange once one is found */
 
 static double gap(const struct core *c)
 {
@@ -290,8 +290,7 @@ static bool mend(struct work *w, int c, double level)
 		    (mend_by_exchange(w, c, excess, relief, n) || mend_by_chain(w, c, excess, relief, n)))
 			return true;
 	}
-	return may_move(w, 1) &&
-	       (ease(w, excess, relief, room, false, n) || ease(w, excess, relief, room, true, n));
+	return may_move(w, 1) && (ease(w, excess, relief, room, false, n) || ease(w, excess, relief, room, true, n));
 }
 
 /*
@@ -510,7 +509,8 @@ static bool level_out(struct work *w, int c)
 				double b = d->load + delta - d->level;
 				double score = a > b ? a : b;
 
-				if (score < best && (r == NONE || !w->queues[r].fixed) && may_move(w, r == NONE ? 1 : 2)) {
+				if (score < best && (r == NONE || !w->queues[r].fixed) &&
+				    may_move(w, r == NONE ? 1 : 2)) {
 					best = score;
 					out = w->list[i];
 					in = r;

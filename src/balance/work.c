@@ -98,8 +98,13 @@ static void load_queues(struct work *w)
 		}
 		if (core != NONE && !w->cores[core].active)
 			core = NONE;
-		*q = (struct queue){.demand = sane_demand(from->demand), .id = from->id, .group = from->group,
-				    .numa = from->numa, .core = NONE, .home = core, .mate = NONE};
+		*q = (struct queue){.demand = sane_demand(from->demand),
+				    .id = from->id,
+				    .group = from->group,
+				    .numa = from->numa,
+				    .core = NONE,
+				    .home = core,
+				    .mate = NONE};
 		q->pinned = from->pinned && core != NONE;
 		q->fixed = q->pinned;
 		w->total += q->demand;

@@ -12,7 +12,7 @@
 #include <dvmq/port.h>
 #include <dvmq/worker.h>
 
-struct dvmq_fdb dvmq_fdb;
+struct dvmq_fdb dvmq_fdb = {.generation = 1};
 uint64_t dvmq_fdb_full, dvmq_fdb_moved;
 
 /* By the position that rte_hash gave the key; port NULL: free. */

@@ -146,8 +146,8 @@ static struct dvmq_port *decide(struct dvmq_worker *w, struct dvmq_queue *queue,
 
 	memcpy(queue->last_header, header, sizeof(queue->last_header));
 	queue->last_generation = w->fdb_generation;
-	queue->last_until = dst == &flood_mark ? 0 : until; /* what is unknown may be learned any time */
-	queue->last_dst = dst;
+	queue->last_until = until;
+	queue->last_dst = dst == &flood_mark || until == 0 ? NULL : dst; /* what is unknown may be learned any time */
 	return dst;
 }
 
@@ -239,7 +239,7 @@ static void forward(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_
 
 	w->fdb_generation = atomic_load_explicit(&dvmq_fdb.generation, memory_order_acquire);
 	if (queue->last_generation != w->fdb_generation || w->now >= queue->last_until)
-		queue->last_header[0] = 0; /* a header that no packet has: dst 00:00:00:00:00:00 */
+		queue->last_dst = NULL;
 	dst[0] = NULL;
 	for (unsigned i = 0; i < n; i++) {
 		uint64_t header[2];
@@ -247,8 +247,8 @@ static void forward(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_
 		if (i + PREFETCH_AHEAD < n)
 			rte_prefetch0(rte_pktmbuf_mtod(packets[i + PREFETCH_AHEAD], void *));
 		header_of(packets[i], header);
-		if (likely(header[0] == queue->last_header[0] && header[1] == queue->last_header[1] &&
-			   queue->last_until != 0))
+		if (likely(queue->last_dst != NULL && header[0] == queue->last_header[0] &&
+			   header[1] == queue->last_header[1]))
 			dst[i] = queue->last_dst;
 		else
 			dst[i] = decide(w, queue, packets[i], header);

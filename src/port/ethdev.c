@@ -117,7 +117,8 @@ static int check_queues(const struct dvmq_port *port, const struct rte_eth_dev_i
 static int configure(struct dvmq_port *port, const struct rte_eth_dev_info *info, bool rss, struct dvmq_err *err)
 {
 	struct rte_eth_conf conf = {.intr_conf.rxq = 1};
-	unsigned wanted = RTE_MIN(RTE_MIN(dvmq_n_workers + 1, info->max_tx_queues), (unsigned)DVMQ_MAX_TXQ);
+	bool tap = strcmp(info->driver_name, "net_tap") == 0; /* as many TX as RX queues, or it refuses */
+	unsigned wanted = tap ? port->conf.queues : dvmq_n_workers + 1;
 	int ret;
 
 	port->multi_seg = info->tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
@@ -128,17 +129,14 @@ static int configure(struct dvmq_port *port, const struct rte_eth_dev_info *info
 		conf.rx_adv_conf.rss_conf.rss_hf = info->flow_type_rss_offloads &
 						   (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP);
 	}
-	/* Some drivers (tap) have as many TX as RX queues and refuse anything else. */
-	for (unsigned i = 0; i < 2; i++) {
-		port->n_txq = i == 0 ? wanted : RTE_MIN(port->conf.queues, (unsigned)DVMQ_MAX_TXQ);
+	port->n_txq = RTE_MIN(RTE_MIN(wanted, info->max_tx_queues), (unsigned)DVMQ_MAX_TXQ);
+	ret = rte_eth_dev_configure(port->eth_id, port->conf.queues, port->n_txq, &conf);
+	if (ret == -ENOTSUP || ret == -EINVAL) { /* no RX interrupts */
+		conf.intr_conf.rxq = 0;
 		ret = rte_eth_dev_configure(port->eth_id, port->conf.queues, port->n_txq, &conf);
-		if (ret == -ENOTSUP || ret == -EINVAL) { /* no RX interrupts */
-			conf.intr_conf.rxq = 0;
-			ret = rte_eth_dev_configure(port->eth_id, port->conf.queues, port->n_txq, &conf);
-		}
-		if (ret == 0)
-			return 0;
 	}
+	if (ret == 0)
+		return 0;
 	return dvmq_fail(err, -ret, "%s: %s refuses %u RX and %u TX queues: %s", port->conf.name, port->conf.device,
 			 port->conf.queues, port->n_txq, rte_strerror(-ret));
 }

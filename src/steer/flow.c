@@ -48,18 +48,39 @@ static int refused(const struct rte_flow_error *error, int ret, struct dvmq_err 
 			 error->message != NULL ? error->message : "no reason given", strerror(ret < 0 ? -ret : EIO));
 }
 
+/* Some drivers (tap) validate what they then cannot create. */
+static struct rte_flow *create(struct dvmq_port *uplink, const struct dvmq_port_conf *port, uint16_t queue,
+			       struct dvmq_err *err)
+{
+	struct rte_flow_error error = {0};
+	struct dvmq_flow_spec spec;
+	struct rte_flow *rule;
+	int ret;
+
+	dvmq_flow_spec(port, queue, &spec);
+	ret = rte_flow_validate(uplink->eth_id, &spec.attr, spec.items, spec.actions, &error);
+	if (ret < 0) {
+		refused(&error, ret, err);
+		return NULL;
+	}
+	rule = rte_flow_create(uplink->eth_id, &spec.attr, spec.items, spec.actions, &error);
+	if (rule == NULL)
+		refused(&error, -rte_errno, err);
+	return rule;
+}
+
 static int probe(struct dvmq_port *uplink, struct dvmq_err *err)
 {
 	struct dvmq_port_conf example = {.mac = {{0x02, 0, 0, 0, 0, 1}}};
-	struct rte_flow_error error = {0};
-	struct dvmq_flow_spec spec;
-	int ret;
+	struct rte_flow *rule;
 
 	if (uplink->conf.queues < 2)
 		return dvmq_fail(err, EINVAL, "queues = %u leaves no queue beside the default one", uplink->conf.queues);
-	dvmq_flow_spec(&example, 1, &spec);
-	ret = rte_flow_validate(uplink->eth_id, &spec.attr, spec.items, spec.actions, &error);
-	return ret == 0 ? 0 : refused(&error, ret, err);
+	rule = create(uplink, &example, 1, err);
+	if (rule == NULL)
+		return -errno;
+	rte_flow_destroy(uplink->eth_id, rule, &(struct rte_flow_error){0});
+	return 0;
 }
 
 static int free_queue(const struct dvmq_port *uplink)
@@ -90,25 +111,6 @@ static void await_drain(struct dvmq_port *uplink)
 		nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
 }
 
-/* The queue is polled by nobody meanwhile. */
-static int make_rule(struct dvmq_port *uplink, struct dvmq_port *port, uint16_t queue, struct dvmq_err *err)
-{
-	struct rte_flow_error error = {0};
-	struct dvmq_flow_spec spec;
-	struct rte_flow *rule;
-	int ret;
-
-	dvmq_flow_spec(&port->conf, queue, &spec);
-	ret = rte_flow_validate(uplink->eth_id, &spec.attr, spec.items, spec.actions, &error);
-	if (ret < 0)
-		return refused(&error, ret, err);
-	rule = rte_flow_create(uplink->eth_id, &spec.attr, spec.items, spec.actions, &error);
-	if (rule == NULL)
-		return refused(&error, -rte_errno, err);
-	uplink->steer->rules[queue] = rule;
-	return 0;
-}
-
 static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_binding *binding)
 {
 	int queue = free_queue(uplink);
@@ -126,7 +128,9 @@ static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port, struct d
 	}
 	if (dvmq_queue_hand_wait(uplink->queues[queue], NULL) < 0)
 		return;
-	if (make_rule(uplink, port, queue, &err) < 0) {
+	/* The queue is polled by nobody meanwhile. */
+	uplink->steer->rules[queue] = create(uplink, &port->conf, queue, &err);
+	if (uplink->steer->rules[queue] == NULL) {
 		snprintf(binding->reason, sizeof(binding->reason), "%.250s", err.text);
 		DVMQ_LOG(WARNING, "port %s on %s: %s; the default queue serves it", port->conf.name, uplink->conf.name, err.text);
 		dvmq_queue_to_default(uplink->queues[queue]);

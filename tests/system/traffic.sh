@@ -45,7 +45,7 @@ mac_of() { # of a guest, as dvmq-traffic numbers them
 # traffic_begin OPTION...: dvmq-traffic against the switch; without --seconds or --packets it has no end.
 traffic_begin() {
 	: >"$scratch/traffic.log"
-	spawn traffic "$DVMQ_BUILD/tools/dvmq-traffic" --dir "$scratch" --uplink-tx $UPLINK_TX --wait 60 --stall 20 \
+	spawn traffic "$DVMQ_BUILD/tools/dvmq-traffic" --dir "$scratch" --uplink-tx $UPLINK_TX --wait 60 --stall 10 \
 		--seconds 0 "$@"
 }
 

@@ -190,14 +190,14 @@ static void test_params(void)
 		size_t offset;
 		double bad[4];
 	} rules[] = {
-		{"high", offsetof(struct dvmq_balance_params, high), {0, -1, 1.01, NAN}},
-		{"target", offsetof(struct dvmq_balance_params, target), {0, -1, 0.91, NAN}},
-		{"margin", offsetof(struct dvmq_balance_params, margin), {-0.1, 0.9, INFINITY, NAN}},
-		{"fast_ms", offsetof(struct dvmq_balance_params, fast_ms), {0, -1, INFINITY, NAN}},
-		{"slow_ms", offsetof(struct dvmq_balance_params, slow_ms), {0, 0.5, INFINITY, NAN}},
-		{"budget", offsetof(struct dvmq_balance_params, budget), {-1, -0.1, INFINITY, NAN}},
-		{"cooldown_ms", offsetof(struct dvmq_balance_params, cooldown_ms), {-1, -0.1, INFINITY, NAN}},
-		{"hold_ms", offsetof(struct dvmq_balance_params, hold_ms), {-1, -0.1, INFINITY, NAN}},
+	    {"high", offsetof(struct dvmq_balance_params, high), {0, -1, 1.01, NAN}},
+	    {"target", offsetof(struct dvmq_balance_params, target), {0, -1, 0.91, NAN}},
+	    {"margin", offsetof(struct dvmq_balance_params, margin), {-0.1, 0.9, INFINITY, NAN}},
+	    {"fast_ms", offsetof(struct dvmq_balance_params, fast_ms), {0, -1, INFINITY, NAN}},
+	    {"slow_ms", offsetof(struct dvmq_balance_params, slow_ms), {0, 0.5, INFINITY, NAN}},
+	    {"budget", offsetof(struct dvmq_balance_params, budget), {-1, -0.1, INFINITY, NAN}},
+	    {"cooldown_ms", offsetof(struct dvmq_balance_params, cooldown_ms), {-1, -0.1, INFINITY, NAN}},
+	    {"hold_ms", offsetof(struct dvmq_balance_params, hold_ms), {-1, -0.1, INFINITY, NAN}},
 	};
 
 	dvmq_balance_defaults(&p);
@@ -375,6 +375,15 @@ static void test_slow_elephants(void)
 	slow();
 	CU_ASSERT(plan.max_after <= 1.02 * plan.lower_bound);
 	CU_ASSERT_NOT_EQUAL(queues[0].core, queues[1].core);
+	/* No core has room for either: others have to leave for one. */
+	begin(8, 8);
+	add(0, 0.45);
+	add(0, 0.40);
+	for (unsigned i = 0; i < 196; i++)
+		add(1 + i % 7, 0.025);
+	slow();
+	CU_ASSERT(plan.max_after <= 1.05 * plan.lower_bound);
+	CU_ASSERT_NOT_EQUAL(queues[0].core, queues[1].core);
 }
 
 /* Moves alone do not help: 0.5+0.4 against 0.4+0.3, all of them too large to move. */
@@ -401,8 +410,16 @@ static void test_slow_budget(void)
 	step(DVMQ_LOOP_SLOW, 0);
 	CU_ASSERT_EQUAL(plan.n_moves, 0);
 	CU_ASSERT_PTR_NOT_NULL(strstr(plan.reason, "budget"));
-	/* 4 % of 400 queues per second: 16 at once, then 16 a second. */
+	/* Overload does not wait for the budget. */
 	renew_balance(NULL);
+	step(DVMQ_LOOP_SLOW, UINT32_MAX);
+	CU_ASSERT(plan.n_moves > 300 && max_load() <= 0.9);
+	/* Else 4 % of 400 queues per second: 16 at once, then 16 a second, as often as hold_ms lets it act. */
+	begin(8, 8);
+	for (unsigned i = 0; i < 400; i++)
+		add(0, 0.002);
+	for (unsigned i = 0; i < 8; i++)
+		cores[i].wish = DVMQ_CORE_KEEP_ACTIVE;
 	unsigned moves = 0;
 
 	for (unsigned i = 0; i <= 100; i++, world.now_ms += 50) {
@@ -411,7 +428,7 @@ static void test_slow_budget(void)
 		if (i == 0)
 			CU_ASSERT_EQUAL(moves, 16);
 	}
-	CU_ASSERT(moves >= 90 && moves <= 96);
+	CU_ASSERT_EQUAL(moves, 48);
 }
 
 /* It starts late: small unevenness below target is left alone, once there is a past. */
@@ -501,7 +518,8 @@ static void test_parks_after_hold(void)
 		run_slow(50);
 	CU_ASSERT_EQUAL(plan.n_park, 1);
 	CU_ASSERT_STRING_EQUAL(plan.park[0].reason, "not needed for 2000 ms; no core above 0.80 without it");
-	/* The moves of a parking are owed to the budget, so the next takes its time; in the end one core carries 0.8. */
+	/* The moves of a parking are owed to the budget, so the next takes its time; in the end one core carries 0.8.
+	 */
 	run_slow(60000);
 	CU_ASSERT_EQUAL(count_active(), 1);
 	CU_ASSERT(max_load() <= 0.8 + 1e-9);
@@ -1019,7 +1037,7 @@ static void test_same_again(void)
 
 	begin(16, 16);
 	fill_random(16, 300);
-	slow_again:
+slow_again:
 	renew_balance(NULL);
 	CU_ASSERT_EQUAL(dvmq_balance_plan(balance, &world, DVMQ_LOOP_SLOW, QUEUES, false, &plan), 0);
 	first = describe();
@@ -1084,7 +1102,7 @@ static void check_quality(unsigned n_cores, unsigned n_queues, unsigned elephant
 
 static void test_quality(void)
 {
-	check_quality(128, 4096, 8, 20, 1.02, 0.04);
+	check_quality(128, 4096, 8, 20, 1.02, 0.033);
 	check_quality(64, 512, 0, 100, 1.05, 0.08);
 	check_quality(16, 64, 0, 100, 1.25, 0.15);
 	check_quality(256, 8192, 0, 4, 1.02, 0.04);
@@ -1117,42 +1135,42 @@ static void test_against_optimum(void)
 int main(void)
 {
 	CU_TestInfo tests[] = {
-		{"parameters", test_params},
-		{"fast: nothing to do", test_fast_quiet},
-		{"fast: best fit", test_fast_best_fit},
-		{"fast: wakes a core", test_fast_wakes},
-		{"fast: all queues on one core", test_fast_from_one_core},
-		{"fast: standing backlog", test_fast_backlog},
-		{"fast: more load than cores", test_fast_hopeless},
-		{"slow: balances", test_slow_balances},
-		{"slow: large queues apart", test_slow_elephants},
-		{"slow: exchange", test_slow_exchange},
-		{"slow: budget", test_slow_budget},
-		{"slow: calm below target", test_slow_calm},
-		{"cool-down", test_cooldown},
-		{"cores: up at once", test_wakes_what_it_needs},
-		{"cores: down after hold_ms", test_parks_after_hold},
-		{"cores: the peak is remembered", test_hold_remembers_the_peak},
-		{"cores: parking needs room", test_park_needs_room},
-		{"cores: never none", test_never_below_one},
-		{"wish: parked", test_keep_parked},
-		{"wish: active", test_keep_active},
-		{"pins", test_pins},
-		{"saturated", test_saturated},
-		{"NUMA", test_numa},
-		{"distance function", test_distance_function},
-		{"SMT siblings", test_siblings},
-		{"affinity of a VM", test_affinity},
-		{"bad demands", test_bad_demands},
-		{"vanished cores", test_vanished_core},
-		{"one core and none", test_small_worlds},
-		{"clock that jumps", test_clock},
-		{"random worlds", test_random_worlds},
-		{"dry", test_dry},
-		{"the same again", test_same_again},
-		{"quality", test_quality},
-		{"against the optimum", test_against_optimum},
-		CU_TEST_INFO_NULL,
+	    {"parameters", test_params},
+	    {"fast: nothing to do", test_fast_quiet},
+	    {"fast: best fit", test_fast_best_fit},
+	    {"fast: wakes a core", test_fast_wakes},
+	    {"fast: all queues on one core", test_fast_from_one_core},
+	    {"fast: standing backlog", test_fast_backlog},
+	    {"fast: more load than cores", test_fast_hopeless},
+	    {"slow: balances", test_slow_balances},
+	    {"slow: large queues apart", test_slow_elephants},
+	    {"slow: exchange", test_slow_exchange},
+	    {"slow: budget", test_slow_budget},
+	    {"slow: calm below target", test_slow_calm},
+	    {"cool-down", test_cooldown},
+	    {"cores: up at once", test_wakes_what_it_needs},
+	    {"cores: down after hold_ms", test_parks_after_hold},
+	    {"cores: the peak is remembered", test_hold_remembers_the_peak},
+	    {"cores: parking needs room", test_park_needs_room},
+	    {"cores: never none", test_never_below_one},
+	    {"wish: parked", test_keep_parked},
+	    {"wish: active", test_keep_active},
+	    {"pins", test_pins},
+	    {"saturated", test_saturated},
+	    {"NUMA", test_numa},
+	    {"distance function", test_distance_function},
+	    {"SMT siblings", test_siblings},
+	    {"affinity of a VM", test_affinity},
+	    {"bad demands", test_bad_demands},
+	    {"vanished cores", test_vanished_core},
+	    {"one core and none", test_small_worlds},
+	    {"clock that jumps", test_clock},
+	    {"random worlds", test_random_worlds},
+	    {"dry", test_dry},
+	    {"the same again", test_same_again},
+	    {"quality", test_quality},
+	    {"against the optimum", test_against_optimum},
+	    CU_TEST_INFO_NULL,
 	};
 	CU_SuiteInfo suites[] = {{.pName = "balance", .pTests = tests}, CU_SUITE_INFO_NULL};
 	unsigned failures;

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* EAL inside a unit test: no hugepages, no PCI device, nothing left behind. */
+#ifndef DVMQ_UNIT_EAL_H
+#define DVMQ_UNIT_EAL_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <rte_eal.h>
+#include <rte_malloc.h>
+#include <rte_rcu_qsbr.h>
+
+#include <dvmq/log.h>
+#include <dvmq/worker.h>
+
+int dvmq_logtype;
+
+static char eal_dir[] = "/tmp/dvmq-test-eal-XXXXXX"; /* in the place of /run: tests may run at the same time */
+
+/* Starts EAL on these lcores ("--lcores=...") and makes dvmq_rcu.  False and a reason on stderr if that fails. */
+static inline bool eal_start(char *lcores)
+{
+	static char *argv[] = {"test",  NULL,  "--no-huge", "--no-pci", "-m", "256", "--no-telemetry", "--no-shconf",
+			       "--log-level=*:error", NULL};
+
+	argv[1] = lcores;
+	if (mkdtemp(eal_dir) == NULL || setenv("RUNTIME_DIRECTORY", eal_dir, 1) != 0) {
+		perror(eal_dir);
+		return false;
+	}
+	if (rte_eal_init(sizeof(argv) / sizeof(argv[0]) - 1, argv) < 0)
+		return false;
+	dvmq_logtype = rte_log_register_type_and_pick_level("dvmq", RTE_LOG_ERR);
+	dvmq_rcu = rte_zmalloc("rcu", rte_rcu_qsbr_get_memsize(DVMQ_RCU_CONTROLLER + 1), RTE_CACHE_LINE_SIZE);
+	return dvmq_rcu != NULL && rte_rcu_qsbr_init(dvmq_rcu, DVMQ_RCU_CONTROLLER + 1) == 0;
+}
+
+static inline void eal_stop(void)
+{
+	char path[sizeof(eal_dir) + 16];
+
+	rte_free(dvmq_rcu);
+	rte_eal_cleanup();
+	snprintf(path, sizeof(path), "%s/dpdk/rte", eal_dir);
+	rmdir(path);
+	snprintf(path, sizeof(path), "%s/dpdk", eal_dir);
+	rmdir(path);
+	rmdir(eal_dir);
+}
+
+#endif
