@@ -129,12 +129,12 @@ class Screen:
 
     def draw(self, state):
         columns, rows = shutil.get_terminal_size((80, 24))
-        self.recent = (self.recent + [d for d in state["new"] if d["action"] != "saturated"])[-50:]
+        self.recent = (self.recent + state["new"])[-50:]
         lines = [self.title(state), "",
                  self.paint(f" {'CORE':>4}  {'':7} {'load':<48}      queues", DIM)]
         lines += [self.core_line(c, state) for c in state["cores"]]
         head = f"core {'load':<{BAR}}       kpps"
-        lines += ["", self.paint(f" {'TO GUEST':<8}{head}  {'FROM GUEST':<10}{head}", DIM)]
+        lines += ["", self.paint(f" {'TO GUEST':<8} {head}  {'FROM GUEST':<10} {head}", DIM)]
         lines += self.queue_lines(state)
         lines += ["", self.paint(f" MOVES  {state['moves']} so far; why:", DIM)]
         room = max(0, rows - len(lines) - 1)

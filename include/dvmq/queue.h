@@ -75,6 +75,7 @@ struct dvmq_queue {
 	struct dvmq_port *dst;       /* vmq, soft: the port that all packets go to; else NULL */
 	struct rte_mempool *pool;    /* guest: buffers for dequeue */
 	struct rte_ring *ring;       /* soft */
+	uint64_t mac, mac_mask;      /* vmq: the first 6 bytes of a frame for dst; mask 0: dst has no MAC to compare */
 	uint16_t eth_id, eth_queue;  /* default, vmq, and guest of an ethdev port */
 	uint16_t virtqueue;          /* guest of a vhost port: index of the TX virtqueue (odd) */
 	uint16_t tx_index;           /* picks the TX queue on ethdevs, for life: a move must not reorder */

@@ -363,17 +363,20 @@ struct step {
 	double score;
 };
 
-/* Of an overloaded core: the queue that mends it best where it fits below `cap`, on the fullest such core. */
-static bool fit(struct work *w, int c, double cap, unsigned n, struct step *ret_step)
+/*
+ * Of an overloaded core: the queue that mends it best where it fits below `cap`,
+ * on the fullest such core.  `whole`: only one that alone ends the overload.
+ */
+static bool fit(struct work *w, int c, double cap, bool whole, unsigned n, struct step *ret_step)
 {
 	struct step best = {NONE, NONE, INFINITY};
-	double excess = w->cores[c].load - w->params->target;
+	double excess = w->cores[c].load - w->params->target, least = whole ? w->cores[c].load - w->params->high : 0;
 
 	for (unsigned i = 0; i < n; i++) {
 		const struct queue *q = &w->queues[w->list[i]];
 		double misfit = q->demand >= excess ? q->demand - excess : 10 + excess - q->demand;
 
-		if (q->demand < SERVES_MIN && q->demand < excess)
+		if (q->demand < least || (q->demand < SERVES_MIN && q->demand < excess))
 			break;
 		misfit += q->recent ? 1 : 0;
 		if (misfit - 1 > best.score)
@@ -382,7 +385,7 @@ static bool fit(struct work *w, int c, double cap, unsigned n, struct step *ret_
 		for (unsigned d = 0; d < w->n_cores; d++) {
 			double left = cap - w->cores[d].load - q->demand, cost, score;
 
-			if ((int)d == c || !w->cores[d].open || left < 0)
+			if ((int)d == c || !w->cores[d].open || left < -EPSILON)
 				continue;
 			cost = dvmq_work_cost(w, q, c, d);
 			if (cost > 0 && cost >= fmin(q->demand, excess))
@@ -442,7 +445,8 @@ static bool relieve(struct dvmq_balance *b, int c)
 	if (n == 0 || w->cores[c].load - dvmq_work_largest(w, c) < SERVES_MIN)
 		return false;
 	if (overloaded)
-		found = fit(w, c, w->params->target, n, &step) || fit(w, c, w->params->high, n, &step);
+		found = fit(w, c, w->params->target, true, n, &step) || fit(w, c, w->params->high, true, n, &step) ||
+			fit(w, c, w->params->target, false, n, &step) || fit(w, c, w->params->high, false, n, &step);
 	else
 		found = level_pair(w, c, NONE, true, n, &step);
 	if (!found && (woken = pick_parked(w, main_node(w, c))) != NONE) {

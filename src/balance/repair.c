@@ -52,7 +52,7 @@ static int best_fit(struct work *w, int queue, double relief, double *ret_score)
 		const struct core *d = &w->cores[i];
 		double left = gap(d) - q->demand, cost, score;
 
-		if ((int)i == q->core || left < 0)
+		if ((int)i == q->core || left < -EPSILON)
 			continue;
 		cost = q->core == NONE ? 0 : dvmq_work_cost(w, q, q->core, i);
 		if (!pays(relief, cost))

@@ -351,12 +351,24 @@ static inline unsigned receive(const struct dvmq_queue *queue, struct rte_mbuf *
 	return n;
 }
 
+static inline bool is_for(const struct dvmq_queue *queue, const struct rte_mbuf *m)
+{
+	uint64_t begin;
+
+	memcpy(&begin, rte_pktmbuf_mtod(m, const void *), sizeof(begin));
+	return ((begin ^ queue->mac) & queue->mac_mask) == 0;
+}
+
+/*
+ * The NIC has sorted; one comparison makes sure of it, since there are drivers
+ * that put what no rule takes into any queue.  A stray goes where the FDB says.
+ */
 uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
-	struct rte_mbuf *packets[DVMQ_BURST];
+	struct rte_mbuf *packets[DVMQ_BURST], *strays[DVMQ_BURST];
 	const uint16_t vlan = queue->dst->vlan;
 	unsigned n = receive(queue, packets);
-	unsigned kept = 0;
+	unsigned kept = 0, n_strays = 0;
 
 	if (n == 0)
 		return 0;
@@ -366,15 +378,18 @@ uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
 	for (unsigned i = 0; i < n; i++) {
 		if (i + PREFETCH_AHEAD < n)
 			rte_prefetch0(rte_pktmbuf_mtod(packets[i + PREFETCH_AHEAD], void *));
-		if (unlikely(packets[i]->data_len < RTE_ETHER_HDR_LEN))
+		if (unlikely(packets[i]->data_len < RTE_ETHER_HDR_LEN)) {
 			drop_at_source(w, queue, packets[i], DVMQ_DROP_MALFORMED);
-		else if (unlikely(untag(packets[i]) != vlan))
-			drop_at_source(w, queue, packets[i], DVMQ_DROP_VLAN);
-		else {
-			packets[i]->vlan_tci = vlan;
-			packets[kept++] = packets[i];
+			continue;
 		}
+		packets[i]->vlan_tci = untag(packets[i]);
+		if (likely(packets[i]->vlan_tci == vlan && is_for(queue, packets[i])))
+			packets[kept++] = packets[i];
+		else
+			strays[n_strays++] = packets[i];
 	}
+	if (unlikely(n_strays > 0))
+		forward(w, queue, strays, n_strays);
 	if (unlikely(kept == 0))
 		return n;
 	/* Who talks to this guest is known to the switch too, or the answers would be flooded: one look per burst. */

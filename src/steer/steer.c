@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <dvmq/control.h>
+#include <dvmq/fdb.h>
 #include <dvmq/log.h>
 #include <dvmq/steer.h>
 
@@ -14,6 +15,8 @@ void dvmq_queue_to_vmq(struct dvmq_queue *queue, struct dvmq_port *port)
 	queue->kind = DVMQ_QUEUE_VMQ;
 	queue->poll = dvmq_poll_vmq;
 	queue->dst = port;
+	queue->mac = dvmq_fdb_key(&port->conf.mac, 0);
+	queue->mac_mask = port->conf.has_mac ? 0x0000ffffffffffffull : 0; /* as dvmq_fdb_key(): little-endian */
 	dvmq_queue_start(queue);
 }
 

@@ -249,6 +249,15 @@ static void test_fast_best_fit(void)
 	CU_ASSERT_EQUAL(plan.moves[0].to, 1);
 	CU_ASSERT_STRING_EQUAL(plan.moves[0].reason, "core 0 at 1.20, above high 0.90; best fit: core 1 at 0.10");
 	CU_ASSERT_EQUAL(plan.n_activate, 0);
+	/* Rather one that ends the overload and fills a core up than one that does neither. */
+	begin(2, 2);
+	add(0, 0.48);
+	add(0, 0.45);
+	add(0, 0.12);
+	add(1, 0.40);
+	fast();
+	CU_ASSERT_EQUAL(plan.n_moves, 1);
+	CU_ASSERT_EQUAL(plan.moves[0].queue, 1);
 	/* One that fits on both goes to the fuller core and leaves the emptier one empty. */
 	begin(3, 3);
 	add(0, 0.7);
