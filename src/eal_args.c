@@ -188,6 +188,7 @@ int dvmq_eal_args(const char *program, const struct dvmq_conf *conf, int argc, c
 		ret = append(&all, argv, argc, NULL, 0, err);
 	for (int i = 0; i < words.n; i++)
 		free(words.v[i]);
+	all.v[all.n] = NULL;
 	*ret_argc = all.n;
 	*ret_argv = all.v;
 	return ret;

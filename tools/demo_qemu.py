@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 
-from demo_error import Failed
+from demo_guests import Failed
 
 GUESTS = 4
 HOT_S = 4
@@ -73,33 +73,30 @@ class Guest:
             raise Failed(f"{self.name} does not answer")
 
     def ask(self, command):
-        """Sends a shell command; reply() has its output later."""
+        """Sends a shell command; reply() has its output later. Commands are carried out one after the other."""
         self.request += 1
         request = f"{self.request} {base64.b64encode(command.encode()).decode()}\n"
         self.connection.sendall(request.encode())
+        return self.request
 
-    def reply(self, tag=None):
-        """The output of the last command once it has ended, until then None."""
+    def reply(self, tag):
+        """The output of a command once it has ended, until then None; that of earlier ones is forgotten."""
         try:
             self.text += self.connection.recv(1 << 16).decode(errors="replace")
         except BlockingIOError:
             pass
-        found = re.search(rf"@@{tag or self.request} \d+\r?\n", self.text)
+        found = re.search(rf"@@{tag} \d+\r?\n", self.text)
         if not found:
             return None
         output, self.text = self.text[:found.start()], self.text[found.end():]
-        return output
+        return re.split(r"@@\w+ \d+\r?\n", output)[-1]
 
-    def await_reply(self, tag=None, seconds=ANSWER_S):
+    def await_reply(self, tag, seconds=ANSWER_S):
         end = time.monotonic() + seconds
         while (output := self.reply(tag)) is None:
             self.check(end)
             time.sleep(0.02)
         return output
-
-    def run(self, command):
-        self.ask(command)
-        return self.await_reply()
 
 
 def mac(number):
@@ -126,38 +123,60 @@ def pack_initramfs(directory, root):
     return kernels[-1], archive
 
 
-# Prints packets received, answers, answers out of order, duplicates.
-COUNT = r"""cat /sys/class/net/eth0/statistics/rx_packets
-cat /tmp/ping-* | awk -F'seq=' '/seq=/ { split($2, a, " "); n++ } /DUP/ { d++ } END { print n + 0, d + 0 }'"""
+# Prints the packets that the NIC received.
+COUNT = "cat /sys/class/net/eth0/statistics/rx_packets"
 
-PREPARE = f"""echo 4096 {TCP_WINDOW} {TCP_WINDOW} >/proc/sys/net/ipv4/tcp_rmem
-dd if=/dev/urandom of=/tmp/data bs=1M count={STREAM_MB} 2>/dev/null
-sha256sum </tmp/data >/tmp/sum
+PREPARE = f"""cd /tmp
+echo 4096 {TCP_WINDOW} {TCP_WINDOW} >/proc/sys/net/ipv4/tcp_rmem
+dd if=/dev/urandom of=data bs=1M count={STREAM_MB} 2>/dev/null
+sha256sum <data >sum
 for port in 5000 5001; do
 	while :; do nc -l -p $port -e sha256sum 2>/dev/null; done >/dev/null 2>&1 &
 done"""
 
-# An empty sum: nobody listened, for the last stream had just ended.
-STREAM = """while [ -e {go} ]; do
-	s=$(busybox nc {to} {port} <{data} 2>/dev/null)
-	if [ "$s" = "$(cat {sum})" ]; then echo ok; elif [ "$s" ]; then echo bad; else sleep 0.1; fi
-done >>{log} 2>/dev/null"""
+PING = """(ping -c {count} -i {interval} {to} >/tmp/ping-{to} 2>&1; : >/tmp/pinged-{to}) &"""
+
+# Sends the file again and again while "go" exists. No sum: nobody listened, for the last stream had just ended.
+STREAM = """: >go-{to}; while [ -e go-{to} ]; do
+	s=$(busybox nc {to} {port} <data 2>/dev/null)
+	if [ "$s" = "$(cat sum)" ]; then echo stream ok; elif [ "$s" ]; then echo stream damaged; else sleep 0.1; fi
+done >>streams 2>/dev/null"""
+
+RESULT = """cd /tmp; rm -f go-*
+while [ "$(ls pinged-* | wc -l)" -lt 2 ]; do sleep 0.2; done
+cat ping-* streams; """ + COUNT
+
+
+def count_pings(text, sums):
+    """Adds up the outputs of pings: what they lost, and what came twice or out of order."""
+    last = 0
+    for line in text.splitlines():
+        if line.startswith("PING"):
+            last = -1
+        elif found := re.search(r"seq=(\d+)", line):
+            sequence = int(found[1])
+            if "DUP" in line:
+                sums["duplicated"] += 1
+            elif sequence < last:
+                sums["reordered"] += 1
+            last = max(last, sequence)
+        elif found := re.search(r"(\d+) packets transmitted, (\d+) packets received", line):
+            sums["lost"] += int(found[1]) - int(found[2])
 
 
 class QemuGuests:
-    hot_name = "vm{}"
+    """Four guests, of which one after the other is hot."""
 
-    def __init__(self, build, directory, seconds, workers):
+    def __init__(self, _build, directory, seconds, _workers):
         self.directory, self.seconds = directory, seconds
-        self.root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         self.guests = []
-        self.helpers = []  # processes of the host: pings and streams
+        self.streams = []  # of the host
+        self.asked = {}
+        self.packets = {}
         self.hot = None
+        self.rate = (0, 0, 0)  # time, packets then, packets per second
         self.sums = {"received": 0, "lost": 0, "reordered": 0, "duplicated": 0, "corrupt": 0, "foreign": 0}
-        self.rx = {}
-        self.last = (0, 0)
-        self.pps = 0
-        self.final = None
+        self.ended = False
 
     def config(self):
         ports = [f"[port vm{i}]\ntype = vhost\nsocket = {self.directory}/vm{i}.sock\nmac = {mac(i)}\n"
@@ -169,54 +188,94 @@ class QemuGuests:
         for command in ("ip link set lo up", f"ip address add {address(HOST)}/24 dev dvmq-up",
                         "sysctl -qw net.ipv6.conf.dvmq-up.disable_ipv6=1", "ip link set dvmq-up up"):
             subprocess.run(command.split(), check=True)
-        kernel, initramfs = pack_initramfs(self.directory, self.root)
+        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        kernel, initramfs = pack_initramfs(self.directory, root)
         for number in range(1, GUESTS + 1):
             self.guests.append(Guest(self.directory, number, kernel, initramfs))
         for g in self.guests:
             g.await_reply("ready", BOOT_S)
-        for g in self.guests:
-            g.ask(PREPARE)
-        for g in self.guests:
-            g.await_reply()
-        self.host("dd if=/dev/urandom of=data bs=1M count=2 2>/dev/null; sha256sum <data >sum").wait()
-        count = self.seconds * PINGS_PER_S
+        prepared = [g.ask(PREPARE) for g in self.guests]
+        for g, tag in zip(self.guests, prepared):
+            g.await_reply(tag)
+        subprocess.run(f"dd if=/dev/urandom of=data bs=1M count={STREAM_MB} 2>/dev/null; sha256sum <data >sum",
+                       shell=True, cwd=self.directory, check=True)
         for g in self.guests:
             for to in (g.number % GUESTS + 1, HOST):
-                g.run(f"ping -c {count} -i {1 / PINGS_PER_S} {address(to)} >/tmp/ping-{to} 2>&1 &")
-            g.ask(COUNT)
-
-    def host(self, command):
-        process = subprocess.Popen(["bash", "-c", command], cwd=self.directory, stdin=subprocess.DEVNULL,
-                                   start_new_session=True)
-        self.helpers.append(process)
-        return process
+                g.ask(PING.format(count=self.seconds * PINGS_PER_S, interval=1 / PINGS_PER_S, to=address(to)))
+            self.asked[g] = g.ask(COUNT)
 
     def started(self):
         return True
 
     def running(self):
-        return self.final is None
+        return not self.ended
 
     def step(self, at):
         for g in self.guests:
-            output = g.reply()
+            output = g.reply(self.asked[g])
             if output is not None:
-                self.rx[g.name] = list(map(int, output.split()))
-                if at < self.seconds:
-                    g.ask(COUNT)
-        if at >= self.seconds:
+                self.packets[g] = int(output)
+                self.asked[g] = g.ask(COUNT)
+        received = sum(self.packets.values())
+        if at - self.rate[0] >= 1:
+            self.rate = (at, received, (received - self.rate[1]) / (at - self.rate[0]))
+        self.sums["received"] = received
+        if at < self.seconds:
+            self.heat(int(at / HOT_S) % GUESTS + 1)
+        else:
             self.finish()
-            return
-        self.heat(int(at / HOT_S) % GUESTS + 1)
-        self.sums["received"] = sum(v[0] for v in self.rx.values())
-        self.sums["duplicated"] = sum(v[2] for v in self.rx.values())
-        if at - self.last[0] >= 1:
-            self.pps = (self.sums["received"] - self.last[1]) / (at - self.last[0])
-            self.last = (at, self.sums["received"])
 
     def heat(self, number):
-        """Makes a guest the one that takes the streams."""
-        if self.hot == number:
+        """Makes a guest the hot one: the only one that takes streams, from another guest and from the host."""
+        if number == self.hot:
             return
         self.cool()
         self.hot = number
+        sender = self.guests[number % GUESTS]
+        sender.ask("cd /tmp; (" + STREAM.format(to=address(number), port=5000) + ") &")
+        self.streams.append(subprocess.Popen(STREAM.format(to=address(number), port=5001), shell=True,
+                                             cwd=self.directory, stdin=subprocess.DEVNULL, start_new_session=True))
+
+    def cool(self):
+        """Streams end once their file has passed."""
+        for g in self.guests:
+            g.ask("rm -f /tmp/go-*")
+        for path in glob.glob(f"{self.directory}/go-*"):
+            os.remove(path)
+
+    def finish(self):
+        self.cool()
+        results = [g.ask(RESULT) for g in self.guests]
+        text = ""
+        self.sums["received"] = 0
+        for g, tag in zip(self.guests, results):
+            output = g.await_reply(tag, 60)
+            text += output
+            self.sums["received"] += int(output.split()[-1])
+        for stream in self.streams:
+            stream.wait(ANSWER_S)
+        with open(f"{self.directory}/streams", encoding="ascii") as f:
+            text += f.read()
+        with open(f"{self.directory}/guests.log", "w", encoding="utf-8") as f:
+            f.write(text)
+        count_pings(text, self.sums)
+        self.sums["corrupt"] = text.count("stream damaged")
+        if text.count("stream ok") == 0:
+            raise Failed("no stream arrived whole")
+        if text.count("packets transmitted") != 2 * GUESTS:
+            raise Failed("a ping has no result")
+        self.ended = True
+
+    def totals(self):
+        return {**self.sums, "pps": self.rate[2], "hot": f"vm{self.hot}" if self.hot else None}
+
+    def processes(self):
+        return self.streams + [g.process for g in self.guests]
+
+    def stop(self):
+        pass
+
+    def result(self):
+        if not self.ended:
+            raise Failed("the guests did not get to the end")
+        return dict(self.sums)

@@ -12,25 +12,16 @@ import tempfile
 import time
 
 import demo_view
+from demo_guests import Failed, SyntheticGuests
+from demo_qemu import QemuGuests
 
 POLL_S = 0.2
 WORKERS_MAX = 4
-GUESTS = 4
-BATCH_GUESTS = 2
-BATCH_EVERY_S = 8
-# The calm load takes about a tenth of a core. The batch goes as fast as it can, so that it takes a good part of a
-# core on fast machines, too.
-CALM_PPS = 200_000
-HOT_S = 1.5
 
 # Guests and switch share the CPUs here, so the time that the kernel gives to the guests in the midst of a queue's
 # turn looks like load. Longer periods average that out; a low `high` lets a demo's small load fill a core.
 BALANCE = {"high": 0.35, "target": 0.30, "margin": 0.10, "fast_ms": 100, "slow_ms": 200, "hold_ms": 1000}
 NOTE = "set for show: a core is full at {high:.2f}, not 0.90, and parks after 1 s, not 2"
-
-
-class Failed(Exception):
-    """The demo cannot go on; its text says why."""
 
 
 class Daemon:
@@ -47,6 +38,7 @@ class Daemon:
                                             stdout=log, stderr=log, start_new_session=True)
         self.connection = self.connect()
         self.answers = self.connection.makefile("rb")
+        self.ask("show core all")  # it answers once all ports are there
 
     def connect(self):
         connection = socket.socket(socket.AF_UNIX)
@@ -84,129 +76,6 @@ class Daemon:
             raise Failed("dvmqd did not end within 10 s") from None
         if code != 0:
             raise Failed(f"dvmqd ended with exit code {code}")
-
-
-class Traffic:
-    """A dvmq-traffic, which proves from sequence numbers what arrived and in which order."""
-
-    counters = ("received", "lost", "reordered", "duplicated", "corrupt", "foreign")
-
-    def __init__(self, build, directory, name, options):
-        self.log_path = f"{directory}/{name}.log"
-        self.name = name
-        self.last = dict.fromkeys(self.counters, 0)
-        self.pps = 0
-        self.hot = None
-        self.started = False
-        self.final = None
-        self.partial = ""
-        command = [f"{build}/tools/dvmq-traffic", "--dir", directory, "--interval", "0.5", "--wait", "30", *options]
-        with open(self.log_path, "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            start_new_session=True)
-        self.log = open(self.log_path, encoding="utf-8")
-
-    def running(self):
-        return self.process.poll() is None
-
-    def read(self):
-        """Takes what it has told since the last call."""
-        *lines, self.partial = (self.partial + self.log.read()).split("\n")
-        for line in lines:
-            if line.startswith("{"):
-                self.take(json.loads(line))
-        if not self.running():
-            self.pps, self.hot = 0, None
-
-    def take(self, event):
-        self.started |= event["event"] == "start"
-        self.hot = event.get("hot", event.get("guest", self.hot))
-        if event["event"] in ("interval", "final"):
-            self.last = event
-            self.pps = event["pps"]
-        if event["event"] == "final":
-            self.final = event
-
-    def result(self):
-        """Its last word, once it has ended."""
-        self.read()
-        if self.final is None:
-            raise Failed(f"the guests' program {self.name} ended with exit code {self.process.returncode}")
-        return self.final
-
-
-class SyntheticGuests:
-    """Four guests and the network, and in bursts two more guests of another tenant (VLAN 200)."""
-
-    def __init__(self, build, directory, seconds, workers):
-        self.build, self.directory, self.seconds = build, directory, seconds
-        self.uplink_tx = len(workers) + 1
-        self.main = self.batch = None
-        self.ended = []
-        self.next_batch = min(2, seconds / 4)
-        self.batch_seconds = min(3, seconds / 3)
-
-    def config(self):
-        text = [f"[uplink up0]\ndevice = net_memif0,role=server,socket={self.directory}/uplink.memif",
-                f"queues = {GUESTS + 1}\nsteering = static"]
-        for i in range(1, GUESTS + 1):
-            text.append(self.port(f"vm{i}", i) + f"\nvmq = {i}")
-        for i in range(1, BATCH_GUESTS + 1):
-            text.append(self.port(f"batch{i}", i) + "\nvlan = 200")
-        return "\n".join(text) + "\n"
-
-    def port(self, name, number):
-        return (f"[port {name}]\ntype = vhost\nsocket = {self.directory}/{name}.sock\n"
-                f"mac = 52:54:00:00:00:{number:02x}")
-
-    def start(self):
-        self.main = Traffic(self.build, self.directory, "traffic", [
-            "--guests", str(GUESTS), "--uplink-queues", str(GUESTS + 1), "--uplink-tx", str(self.uplink_tx), "--steer",
-            "--traffic", "p2v=2,v2p=1,v2v=1", "--profile", "wander", "--hot-seconds", str(HOT_S),
-            "--rate", str(CALM_PPS), "--seconds", str(self.seconds)])
-
-    def running(self):
-        return self.main.running() or (self.batch is not None and self.batch.running())
-
-    def started(self):
-        return self.main.started
-
-    def step(self, at):
-        self.main.read()
-        if self.batch is not None:
-            self.batch.read()
-            if not self.batch.running():
-                self.ended.append(self.batch)
-                self.batch = None
-        elif self.main.running() and self.next_batch <= at <= self.seconds - self.batch_seconds - 1:
-            self.next_batch += BATCH_EVERY_S
-            self.batch = Traffic(self.build, self.directory, f"batch-{len(self.ended) + 1}", [
-                "--guests", str(BATCH_GUESTS), "--names", "batch", "--uplink", "none", "--traffic", "v2v=1",
-                "--seconds", str(self.batch_seconds)])
-
-    def all(self):
-        return [t for t in (self.main, *self.ended, self.batch) if t is not None]
-
-    def totals(self):
-        sums = {key: sum(t.last[key] for t in self.all()) for key in Traffic.counters}
-        sums["pps"] = sum(t.pps for t in self.all())
-        sums["hot"] = self.main.hot
-        return sums
-
-    def stop(self):
-        """Ends what still sends; what is on its way counts as lost once it stalls."""
-        for t in self.all():
-            t.process.terminate()
-        for t in self.all():
-            t.process.wait(15)
-
-    def processes(self):
-        return [t.process for t in self.all()]
-
-    def result(self):
-        """Sums of the last words of all receivers."""
-        finals = [t.result() for t in self.all()]
-        return {key: sum(f[key] for f in finals) for key in Traffic.counters}
 
 
 class Watch:
@@ -332,15 +201,17 @@ def demonstrate(options, directory, out):
     if len(workers) < 2:
         return summarize(None, None, workers, options.seconds,
                          "only one CPU may be used: there is no other core that a queue could move to")
-    print(f"dvmqd and {GUESTS} guests start; workers on CPUs {', '.join(map(str, workers))}", file=out, flush=True)
+    print(f"dvmqd and its guests start; workers on CPUs {', '.join(map(str, workers))}", file=out, flush=True)
     try:
-        guests = SyntheticGuests(build, directory, options.seconds, workers)
+        guests = (QemuGuests if options.qemu else SyntheticGuests)(build, directory, options.seconds, workers)
         daemon = Daemon(build, directory, configuration(directory, workers, guests))
         view = demo_view.open_view(out)
         try:
             start(daemon, guests)
             watch = Watch(daemon)
             run(watch, guests, view, options.seconds)
+            with open(f"{directory}/ports.json", "w", encoding="ascii") as f:
+                json.dump(daemon.ask("show port stats all"), f, indent=2)  # tells why, if anything was dropped
             daemon.stop()
         except Failed as e:
             reason = str(e)
@@ -356,12 +227,14 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=int, required=True)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--qemu", action="store_true")
     options = parser.parse_args()
     out = sys.stderr if options.json else sys.stdout
     for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(s, end)
 
     directory = tempfile.mkdtemp(prefix="dvmq-demo.")
+    os.environ["XDG_RUNTIME_DIR"] = directory  # where DPDK keeps files of a user who is not root
     keep = False
     try:
         summary = demonstrate(options, directory, out)

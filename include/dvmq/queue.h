@@ -60,6 +60,7 @@ struct dvmq_queue_counters {
 	_Atomic uint64_t turns;       /* turns that found packets */
 	_Atomic uint64_t full_turns;  /* of them, those that took DVMQ_BURST packets: more were waiting */
 	_Atomic uint64_t emptied;     /* turns that took all there was, also empty ones */
+	_Atomic uint64_t strays;      /* of the packets of a vmq queue, those that were not for its port */
 	_Atomic uint64_t stolen;      /* turns so long that the hypervisor or another thread must have had the CPU */
 	_Atomic uint32_t backlog;     /* packets waiting when last looked, where that can be counted */
 	_Atomic uint32_t capacity;    /* size of the ring behind it; 0: unknown */
@@ -116,6 +117,7 @@ struct dvmq_queue {
 	bool pinned;
 	bool wanted;                    /* should have an owner (its device is there) */
 	uint64_t moved_at;              /* TSC of the last move */
+	uint64_t unproven;              /* vmq: packets that prove nothing, since they came before it was bound */
 	struct dvmq_load *load;         /* history of its measurement */
 };
 

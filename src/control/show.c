@@ -267,7 +267,7 @@ static void describe_queues(const struct dvmq_port *uplink, const struct dvmq_po
 		if (q->dst != port)
 			continue;
 		(*ret_n)++;
-		*ret_proven |= get(&q->counters.packets) > 0;
+		*ret_proven |= get(&q->counters.packets) - get(&q->counters.strays) > q->unproven;
 		used += (size_t)snprintf(text + used, size - used, "%s%s", used ? "," : "", q->name);
 		if (used >= size)
 			break;

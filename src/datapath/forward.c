@@ -280,13 +280,24 @@ static inline uint16_t untag(struct rte_mbuf *m)
 	return vlan & (DVMQ_VLANS - 1);
 }
 
-/* Drops what is too short for a header, in place.  How many are left. */
+/* Too short for its header, with the tag that it announces. */
+static inline bool is_runt(const struct rte_mbuf *m)
+{
+	const struct rte_ether_hdr *eth = rte_pktmbuf_mtod(m, const struct rte_ether_hdr *);
+
+	if (unlikely(m->data_len < RTE_ETHER_HDR_LEN))
+		return true;
+	return eth->ether_type == rte_cpu_to_be_16(RTE_ETHER_TYPE_VLAN) &&
+	       m->data_len < RTE_ETHER_HDR_LEN + sizeof(struct rte_vlan_hdr);
+}
+
+/* Drops runts, in place.  How many are left. */
 static unsigned drop_runts(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf **packets, unsigned n)
 {
 	unsigned kept = 0;
 
 	for (unsigned i = 0; i < n; i++) {
-		if (likely(packets[i]->data_len >= RTE_ETHER_HDR_LEN))
+		if (likely(!is_runt(packets[i])))
 			packets[kept++] = packets[i];
 		else
 			drop_at_source(w, queue, packets[i], DVMQ_DROP_MALFORMED);
@@ -378,7 +389,7 @@ uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
 	for (unsigned i = 0; i < n; i++) {
 		if (i + PREFETCH_AHEAD < n)
 			rte_prefetch0(rte_pktmbuf_mtod(packets[i + PREFETCH_AHEAD], void *));
-		if (unlikely(packets[i]->data_len < RTE_ETHER_HDR_LEN)) {
+		if (unlikely(is_runt(packets[i]))) {
 			drop_at_source(w, queue, packets[i], DVMQ_DROP_MALFORMED);
 			continue;
 		}
@@ -388,8 +399,10 @@ uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
 		else
 			strays[n_strays++] = packets[i];
 	}
-	if (unlikely(n_strays > 0))
+	if (unlikely(n_strays > 0)) {
+		dvmq_count(&queue->counters.strays, n_strays);
 		forward(w, queue, strays, n_strays);
+	}
 	if (unlikely(kept == 0))
 		return n;
 	/* Who talks to this guest is known to the switch too, or the answers would be flooded: one look per burst. */

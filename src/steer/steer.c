@@ -13,6 +13,7 @@
 void dvmq_queue_to_vmq(struct dvmq_queue *queue, struct dvmq_port *port)
 {
 	queue->kind = DVMQ_QUEUE_VMQ;
+	queue->unproven = atomic_load(&queue->counters.packets) - atomic_load(&queue->counters.strays);
 	queue->poll = dvmq_poll_vmq;
 	queue->dst = port;
 	queue->mac = dvmq_fdb_key(&port->conf.mac, 0);

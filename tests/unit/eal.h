@@ -3,6 +3,7 @@
 #ifndef DVMQ_UNIT_EAL_H
 #define DVMQ_UNIT_EAL_H
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -18,13 +19,17 @@ int dvmq_logtype;
 
 static char eal_dir[] = "/tmp/dvmq-test-eal-XXXXXX"; /* in the place of /run: tests may run at the same time */
 
-/* Starts EAL on these lcores ("--lcores=...") and makes dvmq_rcu.  False and a reason on stderr if that fails. */
-static inline bool eal_start(char *lcores)
+/*
+ * Starts EAL with lcore 0 for the test and 1..n for workers, all on one CPU, and
+ * makes dvmq_rcu.  False and a reason on stderr if that fails.
+ */
+static inline bool eal_start(unsigned n_workers)
 {
-	static char *argv[] = {"test",  NULL,  "--no-huge", "--no-pci", "-m", "256", "--no-telemetry", "--no-shconf",
+	static char lcores[64];
+	static char *argv[] = {"test",  lcores,  "--no-huge", "--no-pci", "-m", "256", "--no-telemetry", "--no-shconf",
 			       "--log-level=*:error", NULL};
 
-	argv[1] = lcores;
+	snprintf(lcores, sizeof(lcores), "--lcores=(0-%u)@%d", n_workers, sched_getcpu());
 	if (mkdtemp(eal_dir) == NULL || setenv("RUNTIME_DIRECTORY", eal_dir, 1) != 0) {
 		perror(eal_dir);
 		return false;

@@ -707,31 +707,48 @@ static void test_vlan(void)
 	end();
 }
 
-/* A queue of a port's own: the queue decides, but not against the VLAN. */
+/* A queue of a port's own: its frames need no look-up; what strays into it goes where the FDB says. */
 static void test_vmq(void)
 {
+	struct dvmq_queue *queue = queues[UP0];
+
 	begin();
-	queues[UP0]->kind = DVMQ_QUEUE_VMQ;
-	queues[UP0]->poll = dvmq_poll_vmq;
-	queues[UP0]->dst = ports[WEB1];
-	inject_tagged(UP0, mac_unknown, mac_b, 100);
+	queue->kind = DVMQ_QUEUE_VMQ;
+	queue->poll = dvmq_poll_vmq;
+	queue->dst = ports[WEB1];
+	queue->mac = dvmq_fdb_key(mac_a, 0);
+	queue->mac_mask = 0x0000ffffffffffff;
+	inject_tagged(UP0, mac_a, mac_b, 2 << 13 | 100);
 	CU_ASSERT_EQUAL(got(WEB1), 1);
 	CU_ASSERT_EQUAL(got_type, 0x0800);
+	CU_ASSERT_STRING_EQUAL(delivered(), "0000000");
 	CU_ASSERT_EQUAL(count(WEB1)->by_default, 0);
 	controller_learns(1000);
 	CU_ASSERT_PTR_EQUAL(port_of(dvmq_fdb_key(mac_b, 100)), ports[UP0]); /* or the answer would be flooded */
-	inject(UP0, mac_a, mac_b);
-	inject_tagged(UP0, mac_a, mac_b, 200);
-	CU_ASSERT_STRING_EQUAL(delivered(), "0000000");
-	CU_ASSERT_EQUAL(count(UP0)->drop[DVMQ_DROP_VLAN], 2);
-	check_sum(3);
+
+	dvmq_fdb_learn(dvmq_fdb_key(mac_c, 100), ports[WEB2], 1000);
+	dvmq_fdb_learn(dvmq_fdb_key(mac_a, 0), ports[PLAIN1], 1000);
+	put(UP0, &(struct frame){.dst = mac_a, .src = mac_b, .tag = 100});
+	put(UP0, &(struct frame){.dst = mac_c, .src = mac_b, .tag = 100});
+	put(UP0, &(struct frame){.dst = mac_all, .src = mac_b, .tag = 100});
+	put(UP0, &(struct frame){.dst = mac_a, .src = mac_b, .tag = -1});
+	put(UP0, &(struct frame){.dst = mac_a, .src = mac_b, .tag = 200});
+	CU_ASSERT_EQUAL(turn(UP0), 5);
+	CU_ASSERT_STRING_EQUAL(delivered(), "0110220");
+	CU_ASSERT_EQUAL(count(UP0)->drop[DVMQ_DROP_NO_DESTINATION], 1);
+	check_sum(6);
+
+	queue->mac_mask = 0; /* a port without a configured address */
+	inject_tagged(UP0, mac_c, mac_b, 100);
+	CU_ASSERT_STRING_EQUAL(delivered(), "0000100");
 	put(UP0, &(struct frame){.dst = mac_a, .src = mac_b, .tag = 100, .length = 17});
 	CU_ASSERT_EQUAL(turn(UP0), 1);
 	CU_ASSERT_EQUAL(count(UP0)->drop[DVMQ_DROP_MALFORMED], 1);
-	check_sum(4);
-	queues[UP0]->kind = DVMQ_QUEUE_DEFAULT;
-	queues[UP0]->poll = dvmq_poll_default;
-	queues[UP0]->dst = NULL;
+	CU_ASSERT_STRING_EQUAL(delivered(), "0000000");
+	check_sum(8);
+	queue->kind = DVMQ_QUEUE_DEFAULT;
+	queue->poll = dvmq_poll_default;
+	queue->dst = NULL;
 	end();
 }
 
@@ -901,7 +918,7 @@ int main(void)
 	struct dvmq_err err = {"no memory"};
 	int ret = EXIT_FAILURE;
 
-	if (!eal_start("--lcores=0"))
+	if (!eal_start(0))
 		return EXIT_FAILURE;
 	if (open_world(&err) < 0)
 		fprintf(stderr, "%s\n", err.text);

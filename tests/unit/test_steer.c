@@ -1,1 +1,441 @@
-int main(void){return 0;}
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Steering: the rule as the NIC gets it, byte for byte, and the backends on an
+ * uplink that is a net_ring device, whose TX queue i is its RX queue i, with real
+ * workers.  The ports behind are net_null devices, which swallow what they get.
+ */
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include <rte_ethdev.h>
+
+#include <dvmq/control.h>
+#include <dvmq/fdb.h>
+#include <dvmq/steer.h>
+
+#include "eal.h"
+#include "unit.h"
+
+#define WORKERS    2
+#define PATIENCE_S 20 /* only a failure takes that long */
+
+/* ---- the rule ---- */
+
+/* `size` bytes begin with `begin` and the rest is 0. */
+static bool bytes_are(const void *bytes, size_t size, const uint8_t *begin, size_t n)
+{
+	const uint8_t *b = bytes;
+
+	for (size_t i = 0; i < size; i++)
+		if (b[i] != (i < n ? begin[i] : 0))
+			return false;
+	return true;
+}
+
+static void check_ethernet(const struct dvmq_flow_spec *spec)
+{
+	static const uint8_t value[] = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56}, mask[] = {255, 255, 255, 255, 255, 255};
+
+	CU_ASSERT_TRUE(bytes_are(&spec->attr, sizeof(spec->attr), (const void *)&(struct rte_flow_attr){.ingress = 1},
+				 sizeof(spec->attr)));
+	CU_ASSERT_EQUAL(spec->items[0].type, RTE_FLOW_ITEM_TYPE_ETH);
+	CU_ASSERT_PTR_NULL(spec->items[0].last);
+	CU_ASSERT_TRUE(bytes_are(spec->items[0].spec, sizeof(struct rte_flow_item_eth), value, 6));
+	CU_ASSERT_TRUE(bytes_are(spec->items[0].mask, sizeof(struct rte_flow_item_eth), mask, 6));
+}
+
+static void check_action(const struct dvmq_flow_spec *spec, uint16_t queue)
+{
+	CU_ASSERT_EQUAL(spec->actions[0].type, RTE_FLOW_ACTION_TYPE_QUEUE);
+	CU_ASSERT_EQUAL(((const struct rte_flow_action_queue *)spec->actions[0].conf)->index, queue);
+	CU_ASSERT_EQUAL(spec->actions[1].type, RTE_FLOW_ACTION_TYPE_END);
+}
+
+static const struct dvmq_port_conf example = {.mac = {{0x52, 0x54, 0x00, 0x12, 0x34, 0x56}}};
+
+static void test_rule_mac(void)
+{
+	struct dvmq_flow_spec spec;
+
+	memset(&spec, 0xa5, sizeof(spec));
+	dvmq_flow_spec(&example, 3, &spec);
+	check_ethernet(&spec);
+	CU_ASSERT_EQUAL(spec.items[1].type, RTE_FLOW_ITEM_TYPE_END);
+	check_action(&spec, 3);
+}
+
+static void test_rule_mac_vlan(void)
+{
+	struct dvmq_port_conf conf = example;
+	struct dvmq_flow_spec spec;
+
+	conf.vlan = 0x0abc;
+	memset(&spec, 0xa5, sizeof(spec));
+	dvmq_flow_spec(&conf, 300, &spec);
+	check_ethernet(&spec);
+	CU_ASSERT_EQUAL(spec.items[1].type, RTE_FLOW_ITEM_TYPE_VLAN);
+	CU_ASSERT_PTR_NULL(spec.items[1].last);
+	/* big endian on the wire; the priority does not matter */
+	CU_ASSERT_TRUE(bytes_are(spec.items[1].spec, sizeof(struct rte_flow_item_vlan), (const uint8_t[]){0x0a, 0xbc}, 2));
+	CU_ASSERT_TRUE(bytes_are(spec.items[1].mask, sizeof(struct rte_flow_item_vlan), (const uint8_t[]){0x0f, 0xff}, 2));
+	CU_ASSERT_EQUAL(spec.items[2].type, RTE_FLOW_ITEM_TYPE_END);
+	check_action(&spec, 300);
+}
+
+/* ---- the backends ---- */
+
+static struct rte_mempool *pool;
+static struct dvmq_port_conf confs[4];
+static struct dvmq_conf conf = {.ports = confs};
+static struct dvmq_err err;
+
+static struct dvmq_port_conf *add_conf(enum dvmq_port_type type, const char *name, const char *device)
+{
+	struct dvmq_port_conf *port = &confs[conf.n_ports++];
+
+	CU_ASSERT_EQUAL(dvmq_conf_port_init(port, type, name, &err), 0);
+	CU_ASSERT_EQUAL(dvmq_conf_port_set(port, "device", device, &err), 0);
+	return port;
+}
+
+/* Begins a new configuration. */
+static void add_uplink(unsigned queues, enum dvmq_steering steering)
+{
+	static unsigned serial; /* a net_ring device leaves rings behind: the next needs another name */
+	struct dvmq_port_conf *port;
+	char device[64];
+
+	conf.n_ports = 0;
+	snprintf(device, sizeof(device), "net_ring_up%u", serial++);
+	port = add_conf(DVMQ_PORT_UPLINK, "up0", device);
+	port->queues = queues;
+	port->steering = steering;
+}
+
+/* Frames to this port are for 02:00:00:00:00:NUMBER. */
+static struct dvmq_port_conf *add_port(const char *name, unsigned number)
+{
+	struct dvmq_port_conf *port;
+	char device[64];
+
+	snprintf(device, sizeof(device), "net_null_%s,no-rx=1", name);
+	port = add_conf(DVMQ_PORT_ETHDEV, name, device);
+	port->has_mac = true;
+	port->mac = (struct rte_ether_addr){{0x02, 0, 0, 0, 0, number}};
+	return port;
+}
+
+static const struct dvmq_binding *binding_of(const char *name)
+{
+	return &dvmq_port_find("up0")->steer->bindings[dvmq_port_find(name)->index];
+}
+
+static bool open_ports(void)
+{
+	int ret = dvmq_ports_open(&conf, &err);
+
+	if (ret < 0)
+		fprintf(stderr, "\n%s\n", err.text);
+	CU_ASSERT_EQUAL(ret, 0);
+	return ret == 0;
+}
+
+/* Frames into an RX queue of the uplink; the VLAN 0: untagged. */
+static void feed(unsigned queue, unsigned number, uint16_t vlan, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		struct rte_mbuf *m = rte_pktmbuf_alloc(pool);
+		uint8_t *data;
+
+		CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+		data = rte_pktmbuf_mtod(m, uint8_t *);
+		m->data_len = m->pkt_len = 64;
+		memset(data, 0, 64);
+		data[0] = data[6] = 0x02;
+		data[5] = number;
+		data[11] = 0xee;
+		data[12] = 0x08;
+		if (vlan != 0)
+			memcpy(data + 12, (uint8_t[]){0x81, 0x00, vlan >> 8, vlan & 0xff, 0x08, 0x00}, 6);
+		CU_ASSERT_EQUAL_FATAL(rte_eth_tx_burst(dvmq_port_find("up0")->eth_id, queue, &m, 1), 1);
+	}
+}
+
+static struct timespec deadline_from_now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	t.tv_sec += PATIENCE_S;
+	return t;
+}
+
+static bool is_over(const struct timespec *deadline)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec > deadline->tv_sec;
+}
+
+static uint64_t sent_to(const char *name)
+{
+	return dvmq_stats_collect()->port[dvmq_port_find(name)->index].tx_packets;
+}
+
+/* True when the port has been sent n frames; the stats of a worker tell only what it has done. */
+static bool await_sent(const char *name, uint64_t n)
+{
+	struct timespec deadline = deadline_from_now();
+
+	while (sent_to(name) < n && !is_over(&deadline))
+		sched_yield();
+	return sent_to(name) == n;
+}
+
+static bool await_owner(const char *name)
+{
+	struct dvmq_queue *queue = dvmq_queue_find(name);
+
+	CU_ASSERT_EQUAL(dvmq_queue_settle(queue), 0);
+	return atomic_load(&queue->owner) != NULL;
+}
+
+static uint64_t taken_by(const char *name)
+{
+	return atomic_load(&dvmq_queue_find(name)->counters.packets);
+}
+
+static void check_sum(void)
+{
+	const struct dvmq_stats *stats = dvmq_stats_collect();
+	uint64_t in = 0, out = 0;
+
+	for (unsigned i = 0; i <= DVMQ_MAX_PORTS; i++) {
+		in += stats->port[i].rx_packets + stats->port[i].flood_copies;
+		out += stats->port[i].tx_packets;
+		for (unsigned reason = 0; reason < DVMQ_DROP_REASONS; reason++)
+			out += stats->port[i].drop[reason];
+	}
+	CU_ASSERT_EQUAL(in, out);
+}
+
+static void test_static(void)
+{
+	struct dvmq_port_conf *web2;
+	struct dvmq_queue *queue;
+
+	add_uplink(4, DVMQ_STEER_STATIC);
+	add_port("web1", 1);
+	confs[1].has_vmq = true;
+	confs[1].vmq_first = confs[1].vmq_last = 1;
+	web2 = add_port("web2", 2);
+	web2->has_vmq = true;
+	web2->vlan = 100;
+	web2->vmq_first = 2;
+	web2->vmq_last = 3;
+	add_port("web3", 3);
+	if (!open_ports())
+		return;
+	CU_ASSERT_EQUAL(dvmq_port_find("up0")->steer->ops->steering, DVMQ_STEER_STATIC);
+	CU_ASSERT_STRING_EQUAL(dvmq_port_find("up0")->steer->reason, "set in the configuration");
+	CU_ASSERT_EQUAL(binding_of("web1")->requested, 1);
+	CU_ASSERT_EQUAL(binding_of("web1")->effective, 1);
+	CU_ASSERT_TRUE(binding_of("web1")->accepted);
+	CU_ASSERT_EQUAL(binding_of("web2")->requested, 2);
+	CU_ASSERT_EQUAL(binding_of("web2")->effective, 2);
+	CU_ASSERT_EQUAL(binding_of("web3")->requested, 0);
+	CU_ASSERT_EQUAL(binding_of("web3")->effective, 0);
+	CU_ASSERT_FALSE(binding_of("web3")->accepted);
+	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web3")->reason, "no vmq ="));
+	for (unsigned i = 0; i < 4; i++) {
+		queue = dvmq_port_find("up0")->queues[i];
+		CU_ASSERT_EQUAL(queue->kind, i == 0 ? DVMQ_QUEUE_DEFAULT : DVMQ_QUEUE_VMQ);
+		CU_ASSERT_PTR_EQUAL(queue->dst, i == 0 ? NULL : dvmq_port_find(i == 1 ? "web1" : "web2"));
+		CU_ASSERT_TRUE(await_owner(queue->name));
+	}
+
+	feed(0, 3, 0, 10);
+	feed(1, 1, 0, 20);
+	feed(2, 2, 100, 30);
+	feed(3, 2, 100, 40);
+	CU_ASSERT_TRUE(await_sent("web1", 20));
+	CU_ASSERT_TRUE(await_sent("web2", 70));
+	CU_ASSERT_TRUE(await_sent("web3", 10));
+	CU_ASSERT_EQUAL(taken_by("up0/rx0"), 10);
+	CU_ASSERT_EQUAL(taken_by("up0/rx1"), 20);
+	CU_ASSERT_EQUAL(taken_by("up0/rx2"), 30);
+	CU_ASSERT_EQUAL(taken_by("up0/rx3"), 40);
+	check_sum();
+
+	/* A port that goes leaves a default queue behind, which is polled. */
+	CU_ASSERT_EQUAL(dvmq_port_del("web2", &err), 0);
+	for (unsigned i = 2; i < 4; i++) {
+		queue = dvmq_port_find("up0")->queues[i];
+		CU_ASSERT_EQUAL(queue->kind, DVMQ_QUEUE_DEFAULT);
+		CU_ASSERT_PTR_NULL(queue->dst);
+		CU_ASSERT_TRUE(await_owner(queue->name));
+	}
+	feed(2, 1, 0, 5);
+	CU_ASSERT_TRUE(await_sent("web1", 25));
+	check_sum();
+
+	dvmq_ports_close();
+
+	add_uplink(2, DVMQ_STEER_STATIC); /* a queue that the uplink does not have */
+	add_port("web5", 5);
+	confs[1].has_vmq = true;
+	confs[1].vmq_first = confs[1].vmq_last = 7;
+	if (open_ports()) {
+		CU_ASSERT_EQUAL(binding_of("web5")->requested, 1);
+		CU_ASSERT_EQUAL(binding_of("web5")->effective, 0);
+		CU_ASSERT_FALSE(binding_of("web5")->accepted);
+		CU_ASSERT_STRING_EQUAL(binding_of("web5")->reason, "up0 has no queue 7, only 0-1");
+	}
+	dvmq_ports_close();
+}
+
+static void test_choice(void)
+{
+	add_uplink(2, DVMQ_STEER_AUTO);
+	strcpy(confs[0].device, "net_null_up0,no-rx=1"); /* it is opened a second time, for RSS: net_ring could not */
+	if (open_ports()) {
+		CU_ASSERT_EQUAL(dvmq_port_find("up0")->steer->ops->steering, DVMQ_STEER_SOFTWARE);
+		CU_ASSERT_PTR_NOT_NULL(strstr(dvmq_port_find("up0")->steer->reason, "no flow rules: the driver refuses"));
+	}
+	dvmq_ports_close();
+
+	add_uplink(1, DVMQ_STEER_AUTO);
+	if (open_ports()) {
+		CU_ASSERT_EQUAL(dvmq_port_find("up0")->steer->ops->steering, DVMQ_STEER_SOFTWARE);
+		CU_ASSERT_PTR_NOT_NULL(strstr(dvmq_port_find("up0")->steer->reason, "queues = 1"));
+	}
+	dvmq_ports_close();
+
+	add_uplink(2, DVMQ_STEER_FLOW); /* what the configuration names is not replaced by something else */
+	CU_ASSERT_EQUAL(dvmq_ports_open(&conf, &err), -ENOTSUP);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "uplink up0: steering = flow: "));
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "use steering = "));
+	CU_ASSERT_PTR_NULL(dvmq_port_find("up0"));
+	dvmq_ports_close();
+
+	add_uplink(2, DVMQ_STEER_VMDQ);
+	CU_ASSERT_EQUAL(dvmq_ports_open(&conf, &err), -ENOTSUP);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "uplink up0: "));
+	dvmq_ports_close();
+	CU_ASSERT_EQUAL(rte_eth_dev_count_avail(), 0); /* nothing of them is left */
+	CU_ASSERT_EQUAL(dvmq_n_queues, 0);
+}
+
+/* A hot default queue is relieved of its hottest port by a soft queue, which goes when it is cold. */
+static void test_software(void)
+{
+	struct dvmq_queue *def;
+	uint64_t now = 1000000;
+
+	add_uplink(1, DVMQ_STEER_SOFTWARE);
+	add_port("web1", 1);
+	add_port("web2", 2);
+	if (!open_ports())
+		return;
+	def = dvmq_queue_find("up0/rx0");
+	CU_ASSERT_EQUAL(binding_of("web1")->requested, 1);
+	CU_ASSERT_EQUAL(binding_of("web1")->effective, 0);
+	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web1")->reason, "inline"));
+	feed(0, 1, 0, 100);
+	feed(0, 2, 0, 10);
+	CU_ASSERT_TRUE(await_sent("web1", 100));
+	CU_ASSERT_TRUE(await_sent("web2", 10));
+	def->load->demand = 0.4;
+	dvmq_soft_tick(now += 1000);
+	CU_ASSERT_PTR_NULL(dvmq_queue_find("web1/soft0")); /* not hot */
+	def->load->demand = 0.9;
+	feed(0, 1, 0, 100);
+	feed(0, 2, 0, 10);
+	CU_ASSERT_TRUE(await_sent("web1", 200));
+	CU_ASSERT_TRUE(await_sent("web2", 20));
+	dvmq_soft_tick(now += 1000);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(dvmq_queue_find("web1/soft0"));
+	CU_ASSERT_PTR_NULL(dvmq_queue_find("web2/soft0"));
+	CU_ASSERT_EQUAL(dvmq_decision_count("promote"), 1);
+	CU_ASSERT_TRUE(await_owner("web1/soft0"));
+
+	feed(0, 1, 0, 100);
+	feed(0, 2, 0, 10);
+	CU_ASSERT_TRUE(await_sent("web1", 300));
+	CU_ASSERT_TRUE(await_sent("web2", 30));
+	CU_ASSERT_EQUAL(taken_by("web1/soft0"), 100);
+	check_sum();
+
+	def->load->demand = 0.1;
+	dvmq_queue_find("web1/soft0")->load->demand = 0.01;
+	dvmq_soft_tick(now += 1000);
+	CU_ASSERT_PTR_NOT_NULL(dvmq_queue_find("web1/soft0")); /* not at once */
+	dvmq_soft_tick(now += 10000);
+	CU_ASSERT_PTR_NULL(dvmq_queue_find("web1/soft0"));
+	CU_ASSERT_EQUAL(dvmq_decision_count("demote"), 1);
+	feed(0, 1, 0, 100);
+	CU_ASSERT_TRUE(await_sent("web1", 400));
+	check_sum();
+	dvmq_ports_close();
+}
+
+/* ---- start and stop ---- */
+
+static bool start(void)
+{
+	struct dvmq_conf *defaults;
+
+	if (!eal_start(WORKERS) || dvmq_conf_read(NULL, &defaults, &err) < 0)
+		return false;
+	conf.balance = defaults->balance;
+	dvmq_conf_free(defaults);
+	rte_rcu_qsbr_thread_register(dvmq_rcu, DVMQ_RCU_CONTROLLER);
+	pool = rte_pktmbuf_pool_create("test", 8191, 0, 0, RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
+	if (pool == NULL)
+		return false;
+	for (unsigned i = 0; i < WORKERS; i++) {
+		dvmq_workers[i] = dvmq_worker_new(i + 1, i, DVMQ_MAX_QUEUES, &err);
+		if (dvmq_workers[i] == NULL)
+			return false;
+		dvmq_n_workers++;
+		rte_eal_remote_launch(dvmq_worker_main, dvmq_workers[i], i + 1);
+	}
+	return dvmq_fdb_open(&err) == 0 && dvmq_balancer_open(&conf, &err) == 0;
+}
+
+static void stop(void)
+{
+	dvmq_balancer_close();
+	dvmq_fdb_close();
+	for (unsigned i = 0; i < dvmq_n_workers; i++) {
+		atomic_store(&dvmq_workers[i]->stop, true);
+		dvmq_worker_wake(dvmq_workers[i]);
+	}
+	rte_eal_mp_wait_lcore();
+	while (dvmq_n_workers > 0)
+		dvmq_worker_free(dvmq_workers[--dvmq_n_workers]);
+	rte_mempool_free(pool);
+	eal_stop();
+}
+
+int main(void)
+{
+	CU_TestInfo tests[] = {
+		{"rule: MAC", test_rule_mac},
+		{"rule: MAC and VLAN", test_rule_mac_vlan},
+		{"which backend", test_choice},
+		{"static", test_static},
+		{"software", test_software},
+		CU_TEST_INFO_NULL,
+	};
+	int ret = EXIT_FAILURE;
+
+	if (start())
+		ret = unit_run("steering", tests);
+	else
+		fprintf(stderr, "%s\n", err.text);
+	stop();
+	return ret;
+}

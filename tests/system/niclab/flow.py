@@ -35,7 +35,8 @@ def main(lab):
     for _ in range(50):  # every look takes as long as the emulated machine needs for it
         if packets(lab, own)[1] >= FRAMES:
             break
-    assert packets(lab, own) == ("vmq", FRAMES), f"{own}: {packets(lab, own)}"
+    # The guest's own kernel may add a frame of its own; what tap puts there by chance is no proof.
+    assert packets(lab, own)[0] == "vmq" and packets(lab, own)[1] >= FRAMES, f"{own}: {packets(lab, own)}"
     assert re.search(rf"^vm1 +up0 +flow +1 +1 +{own} +yes +yes ", command(lab, "show vmq all"), re.M), "not proven"
     rules = command(lab, "flow list up0")
     assert re.search(r"52:54:00:00:01:01 .*" + own, rules), rules
