@@ -162,8 +162,11 @@ static int start_workers(struct dvmq_err *err)
 		return dvmq_fail(err, ENOMEM, "no memory; give DPDK more hugepages (or -m MiB)");
 	rte_rcu_qsbr_thread_register(dvmq_rcu, DVMQ_RCU_CONTROLLER);
 	RTE_LCORE_FOREACH_WORKER(lcore) {
-		struct dvmq_worker *worker = dvmq_worker_new(lcore, dvmq_n_workers, DVMQ_MAX_QUEUES, err);
+		struct dvmq_worker *worker;
 
+		if (dvmq_n_workers == DVMQ_MAX_WORKERS)
+			return dvmq_fail(err, EINVAL, "more than %u workers; name fewer CPUs in workers =", DVMQ_MAX_WORKERS);
+		worker = dvmq_worker_new(lcore, dvmq_n_workers, DVMQ_MAX_QUEUES, err);
 		if (worker == NULL)
 			return -errno;
 		dvmq_workers[dvmq_n_workers++] = worker;

@@ -15,6 +15,18 @@ class Failed(Exception):
     """The demo cannot go on; its text says why."""
 
 
+processes = []  # all that were started
+
+
+def spawn(command, log_path, **options):
+    """Starts a process as the leader of a group of its own, so that Ctrl-C is ours alone and all of it can be ended."""
+    with open(log_path, "a", encoding="utf-8") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                                   **options)
+    processes.append(process)
+    return process
+
+
 class Traffic:
     """A dvmq-traffic, which proves from sequence numbers what arrived and in which order."""
 
@@ -30,9 +42,7 @@ class Traffic:
         self.final = None
         self.partial = ""
         command = [f"{build}/tools/dvmq-traffic", "--dir", directory, "--interval", "0.5", "--wait", "30", *options]
-        with open(self.log_path, "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            start_new_session=True)
+        self.process = spawn(command, self.log_path)
         self.log = open(self.log_path, encoding="utf-8")
 
     def running(self):
@@ -128,9 +138,6 @@ class SyntheticGuests:
             t.process.terminate()
         for t in self.all():
             t.process.wait(15)
-
-    def processes(self):
-        return [t.process for t in self.all()]
 
     def result(self):
         """Sums of the last words of all receivers."""

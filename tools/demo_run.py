@@ -12,7 +12,7 @@ import tempfile
 import time
 
 import demo_view
-from demo_guests import Failed, SyntheticGuests
+from demo_guests import Failed, SyntheticGuests, processes, spawn
 from demo_qemu import QemuGuests
 
 POLL_S = 0.2
@@ -29,13 +29,10 @@ class Daemon:
 
     def __init__(self, build, directory, config):
         self.socket_path = f"{directory}/dvmq.sock"
-        self.log_path = f"{directory}/dvmqd.log"
         config_path = f"{directory}/dvmqd.conf"
         with open(config_path, "w", encoding="ascii") as f:
             f.write(config)
-        with open(self.log_path, "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen([f"{build}/dvmqd", "-c", config_path], stdin=subprocess.DEVNULL,
-                                            stdout=log, stderr=log, start_new_session=True)
+        self.process = spawn([f"{build}/dvmqd", "-c", config_path], f"{directory}/dvmqd.log")
         self.connection = self.connect()
         self.answers = self.connection.makefile("rb")
         self.ask("show core all")  # it answers once all ports are there
@@ -177,19 +174,20 @@ def summarize(guests, watch, workers, seconds, reason):
 
 def end(signum, _frame):
     for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(s, signal.SIG_IGN)  # what follows is the cleaning up
+        signal.signal(s, lambda *_: None)  # what follows is the cleaning up
     sys.exit(128 + signum)
 
 
-def kill(processes):
-    for p in processes:
-        if p.poll() is None:
-            p.terminate()
-    for p in processes:
+def kill_all():
+    """Ends what still runs, with its children."""
+    running = [p for p in processes if p.poll() is None]
+    for p in running:
+        os.killpg(p.pid, signal.SIGTERM)
+    for p in running:
         try:
             p.wait(5)
         except subprocess.TimeoutExpired:
-            p.kill()
+            os.killpg(p.pid, signal.SIGKILL)
             p.wait()
 
 
@@ -197,30 +195,29 @@ def demonstrate(options, directory, out):
     """Returns the summary."""
     workers = sorted(os.sched_getaffinity(0))[:WORKERS_MAX]
     build = os.environ["DVMQ_BUILD"]
-    daemon = guests = watch = reason = None
     if len(workers) < 2:
         return summarize(None, None, workers, options.seconds,
                          "only one CPU may be used: there is no other core that a queue could move to")
     print(f"dvmqd and its guests start; workers on CPUs {', '.join(map(str, workers))}", file=out, flush=True)
+    guests = (QemuGuests if options.qemu else SyntheticGuests)(build, directory, options.seconds, workers)
+    view = watch = reason = None
     try:
-        guests = (QemuGuests if options.qemu else SyntheticGuests)(build, directory, options.seconds, workers)
         daemon = Daemon(build, directory, configuration(directory, workers, guests))
+        start(daemon, guests)
+        watch = Watch(daemon)
         view = demo_view.open_view(out)
-        try:
-            start(daemon, guests)
-            watch = Watch(daemon)
-            run(watch, guests, view, options.seconds)
-            with open(f"{directory}/ports.json", "w", encoding="ascii") as f:
-                json.dump(daemon.ask("show port stats all"), f, indent=2)  # tells why, if anything was dropped
-            daemon.stop()
-        except Failed as e:
-            reason = str(e)
-            guests.stop()
-        finally:
-            view.close()
-        return summarize(guests, watch, workers, options.seconds, reason)
+        run(watch, guests, view, options.seconds)
+        with open(f"{directory}/ports.json", "w", encoding="ascii") as f:
+            json.dump(daemon.ask("show port stats all"), f, indent=2)  # tells where, if anything was dropped
+        daemon.stop()
+    except (Failed, subprocess.CalledProcessError) as e:
+        reason = str(e)
+        guests.stop()
     finally:
-        kill(([daemon.process] if daemon else []) + (guests.processes() if guests else []))
+        if view:
+            view.close()
+        kill_all()
+    return summarize(guests, watch, workers, options.seconds, reason)
 
 
 def main():

@@ -26,6 +26,7 @@ extern unsigned dvmq_n_queues;
 struct dvmq_queue *dvmq_queue_new(const char *port, const char *which, unsigned number, int numa, struct dvmq_err *err);
 void dvmq_queue_free(struct dvmq_queue *queue); /* takes it from its worker first */
 struct dvmq_queue *dvmq_queue_find(const char *name);
+void dvmq_queue_clear(struct dvmq_queue *queue); /* what is shown of its counters begins at 0 */
 
 /* Hands over and waits until the new worker (NULL: nobody) has it.  -ETIMEDOUT if a worker does not react within 1 s. */
 int dvmq_queue_hand_wait(struct dvmq_queue *queue, struct dvmq_worker *to);
@@ -45,7 +46,12 @@ struct dvmq_port *dvmq_port_find(const char *name);
 
 /* --- measure.c: what a queue needs --- */
 
+struct dvmq_cleared { /* counters as they were at "clear stats all" */
+	uint64_t packets, bytes, drops, moves;
+};
+
 struct dvmq_load {
+	struct dvmq_cleared cleared;
 	/* as of the last sample */
 	uint64_t packets, cycles, full_turns, emptied;
 	uint32_t backlog;
@@ -83,7 +89,10 @@ struct dvmq_decision {
 	char reason[DVMQ_BALANCE_REASON];
 };
 
-/* Appends; the oldest goes when the ring is full.  The same decision again only counts. */
+/*
+ * Appends; the oldest goes when the ring is full.  What has no cores is a state: told once until
+ * something else is told of the thing.
+ */
 void dvmq_decide(const char *action, const char *thing, int from, int to, const char *reason);
 unsigned dvmq_decisions(const struct dvmq_decision *ret[DVMQ_DECISIONS]); /* oldest first; how many */
 uint64_t dvmq_decision_count(const char *action);

@@ -84,7 +84,7 @@ int dvmq_vhost_event_fd(void);
 
 /*
  * Probes the device if need be, configures and starts it with conf.queues RX queues (rss: spread over them).
- * Fills in eth_id, n_txq, multi_seg, numa, pool.  Controller.  0 or -errno with err.
+ * A device that is open already is configured anew.  Fills in eth_id, n_txq, multi_seg, numa, pool.  Controller.  0 or -errno with err.
  */
 int dvmq_ethdev_open(struct dvmq_port *port, bool rss, struct dvmq_err *err);
 void dvmq_ethdev_close(struct dvmq_port *port);

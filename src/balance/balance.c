@@ -222,12 +222,22 @@ static unsigned remember_need(struct dvmq_balance *b, unsigned need)
 
 /* ------------------------------------------------------------ cores */
 
+static unsigned count_open(const struct work *w)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < w->n_cores; i++)
+		n += w->cores[i].open;
+	return n;
+}
+
 static void __attribute__((format(printf, 3, 4))) activate(struct dvmq_balance *b, int core, const char *format, ...)
 {
 	struct dvmq_core_action *action = &b->activate[b->n_activate++];
 	va_list args;
 
 	dvmq_work_open(&b->work, core);
+	remember_need(b, count_open(&b->work)); /* whatever woke it: it stays for hold_ms */
 	action->core = b->work.cores[core].id;
 	va_start(args, format);
 	vsnprintf(action->reason, sizeof(action->reason), format, args);
@@ -574,15 +584,6 @@ static bool uneven(struct dvmq_balance *b, double *ret_floor)
 	}
 	*ret_floor = b->params.target;
 	return max > b->params.high;
-}
-
-static unsigned count_open(const struct work *w)
-{
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < w->n_cores; i++)
-		n += w->cores[i].open;
-	return n;
 }
 
 /* Wakes what the load needs at once: filled to target, and one more while repair leaves a core above high. */

@@ -67,7 +67,8 @@ int dvmq_balancer_open(const struct dvmq_conf *conf, struct dvmq_err *err)
 			.id = w->core,
 			.numa = w->numa,
 			.sibling = sibling_of(w->cpu),
-			.state = i == 0 ? DVMQ_CORE_ACTIVE : DVMQ_CORE_PARKED,
+			/* Without a balancer nobody would wake the others later. */
+			.state = i == 0 || !automatic ? DVMQ_CORE_ACTIVE : DVMQ_CORE_PARKED,
 		};
 	}
 	return 0;
@@ -245,6 +246,8 @@ int dvmq_set_queue_core(const char *name, unsigned core, struct dvmq_err *err)
 	if (!queue->wanted)
 		return dvmq_fail(err, ENOTCONN, "queue %s is not polled: no guest is connected to its port", name);
 	from = atomic_load_explicit(&queue->owner, memory_order_acquire);
+	if (from == to && dvmq_queue_settle(queue) == 0)
+		return 0;
 	ret = dvmq_queue_hand_wait(queue, to);
 	if (ret < 0)
 		return dvmq_fail(err, -ret, "queue %s: a worker did not answer within 1 s; is its CPU taken?", name);

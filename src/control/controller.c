@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <rte_cycles.h>
+#include <rte_ethdev.h>
 #include <rte_ring_elem.h>
 
 #include <dvmq/control.h>
@@ -154,7 +155,7 @@ void dvmq_control_run(void)
 		/* Commands must neither hurry nor hold up the clock. */
 		if (n != 0 && now < next) /* also a signal: tap raises one per packet */
 			continue;
-		next = now + rte_get_tsc_hz() / 1000000000 * (uint64_t)wait.tv_nsec;
+		next = now + (uint64_t)(rte_get_tsc_hz() * 1e-9 * (double)wait.tv_nsec);
 		tick(dvmq_now_ms());
 	}
 }
@@ -175,6 +176,9 @@ int dvmq_clear_stats(struct dvmq_err *err)
 	(void)err;
 	dvmq_stats_clear();
 	for (unsigned i = 0; i < dvmq_n_queues; i++)
-		atomic_store_explicit(&dvmq_queues[i]->pause_max, 0, memory_order_relaxed);
+		dvmq_queue_clear(dvmq_queues[i]);
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_VHOST)
+			rte_eth_stats_reset(dvmq_ports[i]->eth_id);
 	return 0;
 }

@@ -26,9 +26,16 @@ static void count_action(const char *action)
 	}
 }
 
-static bool same(const struct dvmq_decision *a, const char *action, const char *thing, const char *reason)
+/* A state that lasts (it has no cores) is told once, not each time it is found again with other figures. */
+static bool told(const char *action, const char *thing)
 {
-	return strcmp(a->action, action) == 0 && strcmp(a->thing, thing) == 0 && strcmp(a->reason, reason) == 0;
+	for (unsigned i = 1; i <= n; i++) {
+		const struct dvmq_decision *d = &ring[(next + DVMQ_DECISIONS - i) % DVMQ_DECISIONS];
+
+		if (strcmp(d->thing, thing) == 0)
+			return strcmp(d->action, action) == 0;
+	}
+	return false;
 }
 
 void dvmq_decide(const char *action, const char *thing, int from, int to, const char *reason)
@@ -37,8 +44,7 @@ void dvmq_decide(const char *action, const char *thing, int from, int to, const 
 	struct timespec now;
 
 	count_action(action);
-	/* A state that lasts is told once, not each time it is found again. */
-	if (n > 0 && from == to && same(&ring[(next + DVMQ_DECISIONS - 1) % DVMQ_DECISIONS], action, thing, reason))
+	if (from < 0 && to < 0 && told(action, thing))
 		return;
 	clock_gettime(CLOCK_REALTIME, &now);
 	d->unix_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;

@@ -97,13 +97,14 @@ static void free_queues(struct dvmq_port *port)
  * A fresh ring asks the guest for kicks.  Its owner must hear of it, to ask for
  * none: so the queue is taken from it as if armed, and given back.
  */
-static void start_guest_queue(struct dvmq_queue *queue)
+static void start_guest_queue(struct dvmq_queue *queue, struct rte_mempool *pool)
 {
 	struct dvmq_worker *owner = atomic_load_explicit(&queue->owner, memory_order_acquire);
 
 	if (queue->wanted && dvmq_queue_hand_wait(queue, NULL) < 0)
 		return;
 	queue->armed = true;
+	queue->pool = pool;
 	if (!queue->wanted || owner == NULL)
 		dvmq_queue_start(queue);
 	else
@@ -114,14 +115,22 @@ static void guest_came(struct dvmq_port *port, int vid, unsigned pairs)
 {
 	unsigned served = pairs < port->n_queues ? pairs : port->n_queues;
 	struct rte_vhost_vring vring;
+	struct rte_mempool *pool;
+	struct dvmq_err err;
 
+	port->numa = rte_vhost_get_numa_node(vid);
+	pool = dvmq_guest_pool(port->numa, &err);
+	if (pool == NULL) {
+		DVMQ_LOG(WARNING, "port %s: %s; buffers of another node serve it", port->conf.name, err.text);
+		pool = port->pool;
+	}
 	for (unsigned i = 0; i < served; i++) {
 		struct dvmq_queue *queue = port->queues[i];
 
 		if (rte_vhost_get_vhost_vring(vid, queue->virtqueue, &vring) == 0)
 			atomic_store_explicit(&queue->counters.capacity, vring.size, memory_order_relaxed);
 		rte_vhost_enable_guest_notification(vid, 2 * i, 0); /* new RX buffers are no news */
-		start_guest_queue(queue);
+		start_guest_queue(queue, pool);
 	}
 	for (unsigned i = served; i < port->n_queues; i++) {
 		port->queues[i]->wanted = false;
@@ -163,7 +172,7 @@ static void reconcile(struct dvmq_port *port)
 
 	if (up && generation != port->generation_seen)
 		guest_came(port, vid, pairs);
-	else if (port->up)
+	else if (!up && port->up)
 		guest_left(port);
 	if (up != port->up)
 		DVMQ_LOG(INFO, "port %s: guest %s, %u queue pair(s)", port->conf.name, up ? "connected" : "gone", pairs);
@@ -204,7 +213,6 @@ static int open_device(struct dvmq_port *port, struct dvmq_err *err)
 	ret = dvmq_steer_open(port, err);
 	if (ret == 0 && !rss && port->conf.queues > 1 && port->steer->ops == &dvmq_steer_software) {
 		/* It turned out that the NIC cannot sort: then it shall at least spread. */
-		dvmq_ethdev_close(port);
 		ret = dvmq_ethdev_open(port, true, err);
 	}
 	if (ret < 0) {

@@ -9,8 +9,10 @@
 #include <rte_malloc.h>
 
 #include <dvmq/control.h>
+#include <dvmq/log.h>
 
 #define HAND_TIMEOUT_MS 1000
+#define FREE_TRIES      10 /* a worker may be starved for long, but memory that it uses must not be freed */
 
 struct dvmq_queue *dvmq_queues[DVMQ_MAX_QUEUES];
 unsigned dvmq_n_queues;
@@ -44,7 +46,12 @@ void dvmq_queue_free(struct dvmq_queue *queue)
 {
 	if (queue == NULL)
 		return;
-	dvmq_queue_hand_wait(queue, NULL);
+	for (unsigned i = 0; dvmq_queue_hand_wait(queue, NULL) < 0; i++) {
+		if (i < FREE_TRIES)
+			continue;
+		DVMQ_LOG(ERR, "queue %s: its worker does not answer; its memory is given up", queue->name);
+		return;
+	}
 	for (unsigned i = 0; i < dvmq_n_queues; i++) {
 		if (dvmq_queues[i] != queue)
 			continue;
@@ -54,6 +61,17 @@ void dvmq_queue_free(struct dvmq_queue *queue)
 	}
 	rte_free(queue->load);
 	rte_free(queue);
+}
+
+void dvmq_queue_clear(struct dvmq_queue *queue)
+{
+	struct dvmq_cleared *c = &queue->load->cleared;
+
+	c->packets = atomic_load(&queue->counters.packets);
+	c->bytes = atomic_load(&queue->counters.bytes);
+	c->drops = atomic_load(&queue->counters.drops);
+	c->moves = atomic_load(&queue->moves);
+	atomic_store_explicit(&queue->pause_max, 0, memory_order_relaxed);
 }
 
 struct dvmq_queue *dvmq_queue_find(const char *name)

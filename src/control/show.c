@@ -66,6 +66,7 @@ const char *dvmq_queue_kind_name(enum dvmq_queue_kind kind)
 static json_t *queue_json(const struct dvmq_queue *q)
 {
 	const struct dvmq_queue_counters *c = &q->counters;
+	const struct dvmq_cleared *cleared = &q->load->cleared;
 	struct dvmq_worker *owner = atomic_load_explicit(&q->owner, memory_order_acquire);
 	const struct dvmq_port *port = q->dst != NULL ? q->dst : q->port;
 	json_t *o = json_object();
@@ -75,15 +76,15 @@ static json_t *queue_json(const struct dvmq_queue *q)
 	json_object_set_new(o, "kind", json_string(dvmq_queue_kind_name(q->kind)));
 	json_object_set_new(o, "core", owner != NULL ? json_integer(owner->core) : json_null());
 	json_object_set_new(o, "pinned", json_boolean(q->pinned));
-	json_object_set_new(o, "packets", json_integer((json_int_t)get(&c->packets)));
-	json_object_set_new(o, "bytes", json_integer((json_int_t)get(&c->bytes)));
-	json_object_set_new(o, "drops", json_integer((json_int_t)get(&c->drops)));
+	json_object_set_new(o, "packets", json_integer((json_int_t)(get(&c->packets) - cleared->packets)));
+	json_object_set_new(o, "bytes", json_integer((json_int_t)(get(&c->bytes) - cleared->bytes)));
+	json_object_set_new(o, "drops", json_integer((json_int_t)(get(&c->drops) - cleared->drops)));
 	json_object_set_new(o, "pps", number(q->load->pps, 1));
 	json_object_set_new(o, "cycles_per_packet", number(q->load->cycles_per_packet, 0.1));
 	json_object_set_new(o, "load", number(q->load->load, 1e-4));
 	json_object_set_new(o, "demand", number(q->load->demand, 1e-4));
 	json_object_set_new(o, "occupancy", number(q->load->occupancy, 1e-4));
-	json_object_set_new(o, "moves", json_integer((json_int_t)get(&q->moves)));
+	json_object_set_new(o, "moves", json_integer((json_int_t)(get(&q->moves) - cleared->moves)));
 	json_object_set_new(o, "pause_us_max", number(get(&q->pause_max) * 1e6 / rte_get_tsc_hz(), 0.01));
 	return o;
 }

@@ -302,7 +302,7 @@ void dvmq_prompt_close(void)
 	}
 	if (prompt.editor) {
 		tcsetattr(STDIN_FILENO, TCSANOW, &prompt.saved);
-		write_all(STDOUT_FILENO, "\r\033[K", 4);
+		write_all(STDOUT_FILENO, "\r\033[K\n", 5);
 		rdline_free(prompt.editor);
 		prompt.editor = NULL;
 	}

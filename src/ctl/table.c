@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "grammar.h"
 
@@ -31,13 +32,27 @@ static void scaled(char *buf, size_t size, double value, double step, const char
 		snprintf(buf, size, "%.*f %s", value < 10 ? 2 : value < 100 ? 1 : 0, value, units[i]);
 }
 
+/* Seconds since 1970 as local time. */
+static void clock_text(char *buf, size_t size, double seconds)
+{
+	time_t whole = (time_t)seconds;
+	struct tm tm;
+	size_t len;
+
+	localtime_r(&whole, &tm);
+	len = strftime(buf, size, "%F %T", &tm);
+	snprintf(buf + len, size - len, ".%03d", (int)((seconds - (double)whole) * 1000));
+}
+
 static void number_text(char *buf, size_t size, const char *key, const json_t *value)
 {
 	static const char *const bytes[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", NULL};
 	static const char *const rates[] = {"", "k", "M", "G", "T", NULL};
 	double number = json_number_value(value);
 
-	if (ends_with(key, "bytes"))
+	if (strcmp(key, "time") == 0)
+		clock_text(buf, size, number);
+	else if (ends_with(key, "bytes"))
 		scaled(buf, size, number, 1024, bytes);
 	else if (ends_with(key, "pps") || ends_with(key, "bps"))
 		scaled(buf, size, number, 1000, rates);

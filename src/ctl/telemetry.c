@@ -42,6 +42,7 @@ static const struct topic {
 	{"/dvmq/balance", "Mode, verdict and totals of the balancer", show_balance, NULL},
 };
 
+static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER; /* each telemetry client has a thread: one asks at a time */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t answered = PTHREAD_COND_INITIALIZER;
 static int event_fd = -1;
@@ -150,6 +151,7 @@ static int handle(const char *command, const char *parameters, struct rte_tel_da
 	while (strcmp(topic->command, command) != 0)
 		topic++;
 	list = topic->key != NULL && (parameters == NULL || *parameters == 0);
+	pthread_mutex_lock(&turn);
 	pthread_mutex_lock(&lock);
 	snprintf(asked_name, sizeof(asked_name), "%s", list || parameters == NULL ? "all" : parameters);
 	asked = topic;
@@ -165,6 +167,7 @@ static int handle(const char *command, const char *parameters, struct rte_tel_da
 	json_decref(answer);
 	answer = NULL;
 	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&turn);
 	return ret;
 }
 

@@ -208,10 +208,12 @@ static void flood(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mb
 		if (last != NULL) {
 			counters_of(w, queue->port)->flood_copies++;
 			copy = rte_pktmbuf_copy(m, m->pool, 0, UINT32_MAX);
-			if (copy == NULL)
-				counters_of(w, last)->drop[DVMQ_DROP_NO_BUFFER]++;
-			else
+			if (copy != NULL) {
 				stage(w, queue, last, copy);
+			} else {
+				counters_of(w, last)->drop[DVMQ_DROP_NO_BUFFER]++;
+				dvmq_count(&queue->counters.drops, 1);
+			}
 		}
 		last = port;
 	}

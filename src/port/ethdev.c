@@ -192,10 +192,20 @@ static int start(struct dvmq_port *port, struct dvmq_err *err)
 	return 0;
 }
 
+/* It runs already and is to be configured anew. */
+static int stop_again(struct dvmq_port *port)
+{
+	rte_eth_dev_stop(port->eth_id);
+	if (n_late_pools < RTE_DIM(late_pools))
+		late_pools[n_late_pools++] = port->pool; /* its buffers are still in the RX rings */
+	port->pool = NULL;
+	return 0;
+}
+
 int dvmq_ethdev_open(struct dvmq_port *port, bool rss, struct dvmq_err *err)
 {
 	struct rte_eth_dev_info info;
-	int ret = find_device(port, err);
+	int ret = port->registered ? stop_again(port) : find_device(port, err);
 
 	if (ret < 0)
 		return ret;

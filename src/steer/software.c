@@ -110,7 +110,8 @@ static struct dvmq_port *hottest_port(double *ret_share)
 			packets = now; /* a new port, or cleared */
 		last_by_default[i] = now;
 		sum += packets;
-		if (packets > most && dvmq_ports[i] != NULL && dvmq_ports[i]->soft_queue == NULL) {
+		if (packets > most && dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK &&
+		    dvmq_ports[i]->soft_queue == NULL) {
 			most = packets;
 			hottest = dvmq_ports[i];
 		}
@@ -127,10 +128,8 @@ static void relieve(struct dvmq_port *uplink)
 	struct dvmq_err err;
 	double share;
 
-	if (queue == NULL || dvmq_n_workers < 2)
-		return;
-	port = hottest_port(&share);
-	if (port == NULL || share < SHARE)
+	port = hottest_port(&share); /* each time: its figures are since the last */
+	if (queue == NULL || dvmq_n_workers < 2 || port == NULL || share < SHARE)
 		return;
 	snprintf(reason, sizeof(reason), "%s needs %.2f cores, %.0f %% of it for this port", queue->name,
 		 queue->load->demand, 100 * share);

@@ -57,7 +57,7 @@ rm -r "$logs"
 
 # --- packets that are lost --------------------------------------------------------------------------
 # A guest's port taken away and not given back: what was on its way to it cannot arrive.
-spawn lossy "${demo[@]}" --seconds 10 --json
+spawn lossy "${demo[@]}" --seconds 6 --json
 wait_until -t 60 moved lossy
 "$DVMQ_BUILD/tools/dvmqctl" -s "$(compgen -G "$scratch/dvmq-demo.*/dvmq.sock")" port del vm2
 rc=0

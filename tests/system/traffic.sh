@@ -52,8 +52,12 @@ traffic_begin() {
 # traffic_start OPTION...: the same, and returns when it sends.
 traffic_start() {
 	traffic_begin "$@"
-	wait_until -t 60 traffic_has '"event":"start"|^dvmq-traffic:'
-	running traffic || fail "dvmq-traffic ended at its start"
+	wait_until -t 90 traffic_started_or_ended
+	traffic_has '"event":"start"' || fail "dvmq-traffic ended at its start"
+}
+
+traffic_started_or_ended() {
+	traffic_has '"event":"start"' || ended traffic
 }
 
 traffic_has() { # traffic_has REGEX in what it said
@@ -66,7 +70,7 @@ traffic_ended() { # traffic_ended EXIT_CODE [MODE...]
 	(($1 == 0)) || fail "dvmq-traffic: $(traffic_final 'del(.guests, .network)')"
 	for mode in "${@:2}"; do
 		n=$(traffic_final ".modes.$mode.received")
-		((n >= 1000)) || fail "only $n frames of $mode arrived"
+		((n >= 100)) || fail "only $n frames of $mode arrived"
 	done
 	say "ok - $(traffic_final '"\(.received) frames arrived once and in order"')"
 }

@@ -26,8 +26,8 @@ static char eal_dir[] = "/tmp/dvmq-test-eal-XXXXXX"; /* in the place of /run: te
 static inline bool eal_start(unsigned n_workers)
 {
 	static char lcores[64];
-	static char *argv[] = {"test",  lcores,  "--no-huge", "--no-pci", "-m", "256", "--no-telemetry", "--no-shconf",
-			       "--log-level=*:error", NULL};
+	static char *argv[] = {"test",		 lcores,	"--no-huge",	       "--no-pci", "-m", "256",
+			       "--no-telemetry", "--no-shconf", "--log-level=*:error", NULL};
 
 	snprintf(lcores, sizeof(lcores), "--lcores=(0-%u)@%d", n_workers, sched_getcpu());
 	if (mkdtemp(eal_dir) == NULL || setenv("RUNTIME_DIRECTORY", eal_dir, 1) != 0) {

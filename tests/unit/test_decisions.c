@@ -44,7 +44,7 @@ static void test_repeated(void)
 
 	for (unsigned i = 0; i < 5; i++)
 		dvmq_decide("saturated", "up0/rx1", -1, -1, "needs 1.4 cores");
-	CU_ASSERT_EQUAL(dvmq_decisions(list), n + 1); /* a state that lasts is told once ... */
+	CU_ASSERT_EQUAL(dvmq_decisions(list), n + 1);	      /* a state that lasts is told once ... */
 	CU_ASSERT_EQUAL(dvmq_decision_count("saturated"), 5); /* ... but counted */
 	dvmq_decide("saturated", "up0/rx1", -1, -1, "needs 1.5 cores");
 	dvmq_decide("saturated", "up0/rx2", -1, -1, "needs 1.5 cores");
@@ -97,13 +97,9 @@ static void test_long_words(void)
 int main(void)
 {
 	CU_TestInfo tests[] = {
-		{"empty", test_empty},
-		{"order", test_order},
-		{"what is repeated", test_repeated},
-		{"totals", test_totals},
-		{"more than fit", test_wrap},
-		{"long words", test_long_words},
-		CU_TEST_INFO_NULL,
+	    {"empty", test_empty},   {"order", test_order},	   {"what is repeated", test_repeated},
+	    {"totals", test_totals}, {"more than fit", test_wrap}, {"long words", test_long_words},
+	    CU_TEST_INFO_NULL,
 	};
 
 	return unit_run("decisions", tests);

@@ -20,9 +20,8 @@
 #include "unit.h"
 
 #define POOL_SIZE 8191
-#define FRAME     60 /* bytes, untagged */
+#define FRAME	  60 /* bytes, untagged */
 
-/* web: an access port in VLAN 100, and one in none ... */
 enum { UP0, UP1, PLAIN1, PLAIN2, WEB1, WEB2, GUEST, PORTS };
 
 static const struct {
@@ -30,10 +29,10 @@ static const struct {
 	enum dvmq_port_type type;
 	uint16_t vlan;
 } world[PORTS] = {
-	[UP0] = {"up0", DVMQ_PORT_UPLINK, 0},       [UP1] = {"up1", DVMQ_PORT_UPLINK, 0},
-	[PLAIN1] = {"plain1", DVMQ_PORT_ETHDEV, 0}, [PLAIN2] = {"plain2", DVMQ_PORT_ETHDEV, 0},
-	[WEB1] = {"web1", DVMQ_PORT_ETHDEV, 100},   [WEB2] = {"web2", DVMQ_PORT_ETHDEV, 100},
-	[GUEST] = {"guest", DVMQ_PORT_VHOST, 0},
+    [UP0] = {"up0", DVMQ_PORT_UPLINK, 0},	[UP1] = {"up1", DVMQ_PORT_UPLINK, 0},
+    [PLAIN1] = {"plain1", DVMQ_PORT_ETHDEV, 0}, [PLAIN2] = {"plain2", DVMQ_PORT_ETHDEV, 0},
+    [WEB1] = {"web1", DVMQ_PORT_ETHDEV, 100},	[WEB2] = {"web2", DVMQ_PORT_ETHDEV, 100},
+    [GUEST] = {"guest", DVMQ_PORT_VHOST, 0},
 };
 
 static struct dvmq_port *ports[PORTS];
@@ -349,8 +348,8 @@ static void test_flood_lists(void)
 
 struct frame {
 	const uint8_t *dst, *src;
-	int tag; /* TCI of an 802.1Q tag, -1: none */
-	unsigned length; /* 0: FRAME */
+	int tag;	 /* TCI of an 802.1Q tag, -1: none */
+	unsigned length; /* bytes; 0: as long as need be */
 };
 
 static struct rte_mbuf *make(const struct frame *frame)
@@ -477,7 +476,8 @@ static void test_flood(void)
 {
 	begin();
 	CU_ASSERT_EQUAL(inject(PLAIN1, mac_unknown, mac_a), 1);
-	CU_ASSERT_STRING_EQUAL(delivered(), "1101000"); /* not its source, not other VLANs, not a guest that is not there */
+	CU_ASSERT_STRING_EQUAL(delivered(),
+			       "1101000"); /* not its source, not other VLANs, not a guest that is not there */
 	CU_ASSERT_EQUAL(count(PLAIN1)->flood_copies, 2);
 	CU_ASSERT_EQUAL(count(PLAIN1)->rx_packets, 1);
 	CU_ASSERT_EQUAL(count(PLAIN1)->rx_bytes, FRAME);
@@ -569,7 +569,7 @@ static void test_reports_are_limited(void)
 		put(PLAIN1, &(struct frame){.dst = mac_all, .src = src, .tag = -1});
 	}
 	CU_ASSERT_EQUAL(turn(PLAIN1), 40);
-	CU_ASSERT_EQUAL(controller_learns(1000), 1); /* one in a while of a worker, not one per frame */
+	CU_ASSERT_EQUAL(controller_learns(1000), 1);	   /* one in a while of a worker, not one per frame */
 	for (unsigned i = 0; i < DVMQ_EVENTS + 100; i++) { /* a controller that does not listen */
 		pass_us(100);
 		src[4] = i >> 8;
@@ -829,7 +829,8 @@ static void test_guest_that_is_down(void)
 	CU_ASSERT_STRING_EQUAL(delivered(), "0000000");
 	CU_ASSERT_EQUAL(count(GUEST)->drop[DVMQ_DROP_PORT_DOWN], 1);
 	check_sum(1);
-	for (unsigned pairs = 1; pairs <= 2; pairs++) { /* it goes away in this moment: the flood still sees its rings */
+	for (unsigned pairs = 1; pairs <= 2;
+	     pairs++) { /* it goes away in this moment: the flood still sees its rings */
 		atomic_store(&ports[GUEST]->n_rxvq, pairs);
 		inject(PLAIN1, mac_all, mac_a);
 		CU_ASSERT_STRING_EQUAL(delivered(), "1101000");
@@ -891,29 +892,29 @@ static void test_soft_ring(void)
 int main(void)
 {
 	CU_TestInfo tests[] = {
-		{"keys", test_key},
-		{"learning", test_learn},
-		{"a station moves", test_move},
-		{"configured addresses", test_static},
-		{"ageing", test_age},
-		{"a full table", test_full},
-		{"forgetting a port", test_forget_port},
-		{"flood lists", test_flood_lists},
-		{"unknown: to all of its VLAN but the source", test_flood},
-		{"known: to one", test_known},
-		{"sources are learned", test_learns_sources},
-		{"reports are limited", test_reports_are_limited},
-		{"caches follow the table", test_caches_follow},
-		{"a header of zeros", test_zero_header},
-		{"hairpin", test_hairpin},
-		{"VLANs", test_vlan},
-		{"vmq queue", test_vmq},
-		{"runts", test_runts},
-		{"a burst to many", test_mixed_burst},
-		{"a full ring", test_full_ring},
-		{"a guest that is down", test_guest_that_is_down},
-		{"soft ring", test_soft_ring},
-		CU_TEST_INFO_NULL,
+	    {"keys", test_key},
+	    {"learning", test_learn},
+	    {"a station moves", test_move},
+	    {"configured addresses", test_static},
+	    {"ageing", test_age},
+	    {"a full table", test_full},
+	    {"forgetting a port", test_forget_port},
+	    {"flood lists", test_flood_lists},
+	    {"unknown: to all of its VLAN but the source", test_flood},
+	    {"known: to one", test_known},
+	    {"sources are learned", test_learns_sources},
+	    {"reports are limited", test_reports_are_limited},
+	    {"caches follow the table", test_caches_follow},
+	    {"a header of zeros", test_zero_header},
+	    {"hairpin", test_hairpin},
+	    {"VLANs", test_vlan},
+	    {"vmq queue", test_vmq},
+	    {"runts", test_runts},
+	    {"a burst to many", test_mixed_burst},
+	    {"a full ring", test_full_ring},
+	    {"a guest that is down", test_guest_that_is_down},
+	    {"soft ring", test_soft_ring},
+	    CU_TEST_INFO_NULL,
 	};
 	struct dvmq_err err = {"no memory"};
 	int ret = EXIT_FAILURE;

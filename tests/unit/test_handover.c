@@ -21,10 +21,11 @@
 
 #include "unit.h"
 
-#define RARE_AFTER 64         /* as in handover.c */
-#define FAR        (1ull << 40) /* TSC cycles: longer than any test runs */
+#define RARE_AFTER 64		/* as in handover.c */
+#define FAR	   (1ull << 40) /* TSC cycles: longer than any test runs */
 
-struct fake { /* a queue and what stands behind it; all but the queue is plain on purpose: only the owner may touch it */
+/* A queue and what stands behind it.  Plain on purpose: only the owner may touch it. */
+struct fake {
 	struct dvmq_queue queue;
 	unsigned waiting; /* packets */
 	unsigned polls, drains, disarms, unwatches;
@@ -243,7 +244,7 @@ static void test_nobody(void)
 	give_all_to_a(3);
 	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[0].queue, NULL)); /* with a drain */
 	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[2].queue, NULL)); /* without */
-	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[1].queue, b));    /* with one, but it stays polled */
+	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[1].queue, b));	/* with one, but it stays polled */
 	dvmq_inbox_serve(a);
 	dvmq_inbox_serve(b);
 	CU_ASSERT_EQUAL(fakes[0].drains, 1);
@@ -532,20 +533,29 @@ static void test_wake(void)
 
 /* ---- several threads ---- */
 
-#define WORKERS 4
-#define MOVING  32
-#define HANDS   100000
+#define WORKERS	   4
+#define MOVING	   32
+#define HANDS	   100000
 #define PATIENCE_S 60 /* only a failure takes that long */
 
-struct moving { /* a queue that moves */
-	struct fake fake; /* fake.polls: plain, so that ThreadSanitizer sees two pollers without order between them */
-	uint64_t tail;    /* plain too: the next packet to take; wrong if what the worker before wrote did not come along */
-	_Atomic uint64_t head;      /* packets that came; written by the controller */
-	_Atomic uint64_t delivered; /* packets that were taken */
-	_Atomic unsigned poller;    /* index + 1 of who is in the poll or drain, 0: nobody */
+/*
+ * A queue that moves.  The owner's members are plain, so that ThreadSanitizer
+ * sees pollers without an order between them, and `tail` is wrong if what the
+ * worker before wrote did not come along.
+ */
+struct moving {
+	/* Owner only. */
+	struct fake fake;
+	uint64_t tail; /* the next packet to take */
+
+	/* Packets that came, written by the controller; and that were taken, written by the owner. */
+	_Atomic uint64_t head, delivered;
+	_Atomic unsigned poller; /* index + 1 of who is in the poll or drain, 0: nobody */
 	_Atomic unsigned last_poller;
-	struct dvmq_worker *target; /* controller's: where it was sent last */
-	uint64_t moves;             /* controller's */
+
+	/* Controller only. */
+	struct dvmq_worker *target; /* where it was sent last */
+	uint64_t moves;
 };
 
 static struct moving moving[MOVING];
@@ -655,8 +665,7 @@ static bool is_at_target(struct moving *m)
 {
 	if (atomic_load_explicit(&m->fake.queue.owner, memory_order_relaxed) != m->target)
 		return false;
-	return m->target == NULL ||
-	       atomic_load_explicit(&m->last_poller, memory_order_relaxed) == m->target->index + 1;
+	return m->target == NULL || atomic_load_explicit(&m->last_poller, memory_order_relaxed) == m->target->index + 1;
 }
 
 /* Hands it over as soon as it is at rest, with packets on their way. */
@@ -772,20 +781,20 @@ static void test_threads(void)
 int main(void)
 {
 	CU_TestInfo tests[] = {
-		{"a worker takes a queue", test_take},
-		{"a worker gives a queue to another", test_give},
-		{"one way at a time", test_one_way_at_a_time},
-		{"to nobody", test_nobody},
-		{"many messages at once", test_many_messages},
-		{"queues without traffic", test_rare},
-		{"random steps", test_random_steps},
-		{"counters", test_counters},
-		{"who pays for the cycles", test_cycles},
-		{"stolen time", test_stolen},
-		{"pause of a move", test_pause},
-		{"waking", test_wake},
-		{"100,000 moves between threads", test_threads},
-		CU_TEST_INFO_NULL,
+	    {"a worker takes a queue", test_take},
+	    {"a worker gives a queue to another", test_give},
+	    {"one way at a time", test_one_way_at_a_time},
+	    {"to nobody", test_nobody},
+	    {"many messages at once", test_many_messages},
+	    {"queues without traffic", test_rare},
+	    {"random steps", test_random_steps},
+	    {"counters", test_counters},
+	    {"who pays for the cycles", test_cycles},
+	    {"stolen time", test_stolen},
+	    {"pause of a move", test_pause},
+	    {"waking", test_wake},
+	    {"100,000 moves between threads", test_threads},
+	    CU_TEST_INFO_NULL,
 	};
 
 	return unit_run("hand-over", tests);

@@ -17,7 +17,7 @@
 #include "eal.h"
 #include "unit.h"
 
-#define WORKERS    2
+#define WORKERS	   3  /* the uplink gets one TX queue more, by which the test feeds its RX queues */
 #define PATIENCE_S 20 /* only a failure takes that long */
 
 /* ---- the rule ---- */
@@ -77,8 +77,10 @@ static void test_rule_mac_vlan(void)
 	CU_ASSERT_EQUAL(spec.items[1].type, RTE_FLOW_ITEM_TYPE_VLAN);
 	CU_ASSERT_PTR_NULL(spec.items[1].last);
 	/* big endian on the wire; the priority does not matter */
-	CU_ASSERT_TRUE(bytes_are(spec.items[1].spec, sizeof(struct rte_flow_item_vlan), (const uint8_t[]){0x0a, 0xbc}, 2));
-	CU_ASSERT_TRUE(bytes_are(spec.items[1].mask, sizeof(struct rte_flow_item_vlan), (const uint8_t[]){0x0f, 0xff}, 2));
+	CU_ASSERT_TRUE(
+	    bytes_are(spec.items[1].spec, sizeof(struct rte_flow_item_vlan), (const uint8_t[]){0x0a, 0xbc}, 2));
+	CU_ASSERT_TRUE(
+	    bytes_are(spec.items[1].mask, sizeof(struct rte_flow_item_vlan), (const uint8_t[]){0x0f, 0xff}, 2));
 	CU_ASSERT_EQUAL(spec.items[2].type, RTE_FLOW_ITEM_TYPE_END);
 	check_action(&spec, 300);
 }
@@ -302,7 +304,8 @@ static void test_choice(void)
 	strcpy(confs[0].device, "net_null_up0,no-rx=1"); /* it is opened a second time, for RSS: net_ring could not */
 	if (open_ports()) {
 		CU_ASSERT_EQUAL(dvmq_port_find("up0")->steer->ops->steering, DVMQ_STEER_SOFTWARE);
-		CU_ASSERT_PTR_NOT_NULL(strstr(dvmq_port_find("up0")->steer->reason, "no flow rules: the driver refuses"));
+		CU_ASSERT_PTR_NOT_NULL(
+		    strstr(dvmq_port_find("up0")->steer->reason, "no flow rules: the driver refuses"));
 	}
 	dvmq_ports_close();
 
@@ -423,12 +426,9 @@ static void stop(void)
 int main(void)
 {
 	CU_TestInfo tests[] = {
-		{"rule: MAC", test_rule_mac},
-		{"rule: MAC and VLAN", test_rule_mac_vlan},
-		{"which backend", test_choice},
-		{"static", test_static},
-		{"software", test_software},
-		CU_TEST_INFO_NULL,
+	    {"rule: MAC", test_rule_mac},   {"rule: MAC and VLAN", test_rule_mac_vlan},
+	    {"which backend", test_choice}, {"static", test_static},
+	    {"software", test_software},    CU_TEST_INFO_NULL,
 	};
 	int ret = EXIT_FAILURE;
 
