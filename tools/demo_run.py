@@ -20,7 +20,7 @@ WORKERS_MAX = 4
 
 # Guests and switch share the CPUs here, so the time that the kernel gives to the guests in the midst of a queue's
 # turn looks like load. Longer periods average that out; a low `high` lets a demo's small load fill a core.
-BALANCE = {"high": 0.35, "target": 0.30, "margin": 0.10, "fast_ms": 100, "slow_ms": 200, "hold_ms": 1000}
+BALANCE = {"high": 0.25, "target": 0.20, "margin": 0.08, "fast_ms": 100, "slow_ms": 200, "hold_ms": 1000}
 NOTE = "set for show: a core is full at {high:.2f}, not 0.90, and parks after 1 s, not 2"
 
 
@@ -131,6 +131,7 @@ def run(watch, guests, view, seconds):
         guests.step(at)
         totals = guests.totals()
         view.draw({"at": at, "seconds": seconds, "packets": totals["received"], "note": NOTE.format(**BALANCE),
+                   "high": BALANCE["high"],
                    **totals, **watch.poll()})
         time.sleep(POLL_S)
 

@@ -6,8 +6,9 @@ import shutil
 BLOCKS = " ▏▎▍▌▋▊▉█"
 CORE_COLOURS = (36, 33, 35, 32)  # a queue has the colour of its core, so that a move is seen
 RED, GREEN, BOLD, DIM = 31, 32, 1, 2
-QUEUE_BAR = 0.5  # load that fills the bar of a queue
+QUEUE_BAR = 0.25  # load that fills the bar of a queue
 BAR = 11
+CORE_BAR = 48
 CELL = BAR + 16  # columns of what is told of a queue behind its name
 CORE_NAMES = {"active": "active", "idle": "active", "parked": "parked"}  # idle: has queues, but sleeps until they kick
 
@@ -96,7 +97,10 @@ class Screen:
         name = CORE_NAMES.get(c["state"], c["state"])
         colour = self.of_core(c["core"], state) if c["queues"] else [DIM]
         queues = f"{c['queues']:3d}" if c["queues"] else "  -"
-        return self.paint(f" {c['core']:>4}  {name:<7} {self.bar(c['busy'], 48)} {c['busy']:4.2f}  {queues}", *colour)
+        bar, mark = self.bar(c["busy"], CORE_BAR), int(state["high"] * CORE_BAR)
+        if bar[mark] in " .":
+            bar = bar[:mark] + "|" + bar[mark + 1:]
+        return self.paint(f" {c['core']:>4}  {name:<7} {bar} {c['busy']:4.2f}  {queues}", *colour)
 
     def queue_cell(self, q, width, state):
         if q is None:
@@ -131,7 +135,7 @@ class Screen:
         columns, rows = shutil.get_terminal_size((80, 24))
         self.recent = (self.recent + state["new"])[-50:]
         lines = [self.title(state), "",
-                 self.paint(f" {'CORE':>4}  {'':7} {'load':<48}      queues", DIM)]
+                 self.paint(f" {'CORE':>4}  {'':7} {'load':<{CORE_BAR}}      queues", DIM)]
         lines += [self.core_line(c, state) for c in state["cores"]]
         head = f"core {'load':<{BAR}}       kpps"
         lines += ["", self.paint(f" {'TO GUEST':<8} {head}  {'FROM GUEST':<10} {head}", DIM)]

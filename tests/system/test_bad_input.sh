@@ -7,6 +7,7 @@
 #	first dvmq-traffic              dvmqd                      first dvmq-traffic
 #	network ===== up0 rx0 ... rx2 |       | vm1, vm2 ---------- guests
 #	                              |       | w1, w2 (VLAN 200) - guests of a second dvmq-traffic, which is killed
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/traffic.sh"
 
@@ -133,7 +134,9 @@ check "the first one still answers" ctl show core all
 refused() { # refused DESCRIPTION REGEX COMMAND...
 	local rc=0
 	ctl "${@:3}" >"$scratch/refused" 2>&1 || rc=$?
-	((rc == 1)) && grep -Eq "$2" "$scratch/refused" || fail "$1: exit code $rc, $(<"$scratch/refused")"
+	if ((rc != 1)) || ! grep -Eq "$2" "$scratch/refused"; then
+		fail "$1: exit code $rc, $(<"$scratch/refused")"
+	fi
 	say "ok - $1"
 }
 refused "a command that does not exist" . shwo port all
@@ -194,7 +197,9 @@ traffic_stop p2v v2p v2v # nobody else was disturbed
 traffic_start --guests 2 --uplink-queues 3 --steer --traffic p2v=1,v2p=1,v2v=1 --interval 0.2
 ctl save config "$scratch/saved.conf"
 stop dvmqd KILL || true
-[ -S "$SOCK" ] && [ -S "$scratch/w1.sock" ] || fail "no stale sockets: what follows would prove nothing"
+for socket in "$SOCK" "$scratch/w1.sock"; do
+	check "a stale ${socket##*/} is left" [ -S "$socket" ]
+done
 links_down() { [ "$(grep -c '"event":"link".*"up":false' "$scratch/traffic.log")" -ge 3 ]; }
 wait_until -t 60 links_down
 dvmqd_start "$scratch/saved.conf"
@@ -210,4 +215,6 @@ second_delivered "a new guest works on a socket that was stale"
 stop traffic || true # what was on its way when dvmqd died is lost, but
 check "nothing came twice or out of order" [ "$(traffic_final '"\(.reordered) \(.duplicated)"')" = "0 0" ]
 dvmqd_stop
-check "the sockets are gone" [ ! -e "$SOCK" -a ! -e "$scratch/w1.sock" ]
+for socket in "$SOCK" "$scratch/w1.sock"; do
+	check "${socket##*/} is gone" [ ! -e "$socket" ]
+done

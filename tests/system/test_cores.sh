@@ -6,10 +6,11 @@
 #
 #	dvmq-traffic                 dvmqd, two workers               dvmq-traffic
 #	network ===== up0 rx0 ... rx4 <-> core A | core B <-> tx0 of vm1 ... vm4 ---- guests
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/traffic.sh"
 
-load=(--guests 4 --uplink-queues 5 --steer --traffic p2v=1,v2p=1,v2v=1)
+load=(--guests 4 --uplink-queues 5 --steer --traffic "p2v=1,v2p=1,v2v=1")
 
 # Thresholds that any machine reaches: 3 % of a core is too much for one.
 config() {
@@ -87,7 +88,9 @@ wait_until one_is_parked
 refused() { # refused REGEX COMMAND...
 	local rc=0
 	ctl "${@:2}" 2>"$scratch/refused" || rc=$?
-	((rc == 1)) && grep -Eq "$1" "$scratch/refused" || fail "${*:2}: exit code $rc, $(<"$scratch/refused")"
+	if ((rc != 1)) || ! grep -Eq "$1" "$scratch/refused"; then
+		fail "${*:2}: exit code $rc, $(<"$scratch/refused")"
+	fi
 	say "ok - refused: ${*:2}"
 }
 traffic_start "${load[@]}"

@@ -18,6 +18,7 @@ fetched() {
 if [ -z "${DVMQ_TEST_INSIDE:-}" ] && [ -x "$lab/niclab.sh" ] && ! fetched; then
 	timeout 120 "$lab/niclab.sh" -n 0 -b none /bin/true >/dev/null 2>&1 || true
 fi
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 
 [ -x "$lab/niclab.sh" ] || skip "no lab with an emulated NIC (DVMQ_NICLAB)"

@@ -12,6 +12,7 @@
 #	+--+-------------------+-------------------+--+
 #	| up0 (uplink)        host (ethdev)       vm1 |  dvmqd
 #	+---------------------------------------------+
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/traffic.sh"
 
@@ -51,7 +52,7 @@ wait_until ctlq '.[] | select(.port == "vm1").up' show port stats all
 pings() { # pings NETNS ADDRESS: five of five answers
 	in_ns "$1" ping -c 5 -i 0.2 -w 30 "$2" | grep ' 0% packet loss'
 }
-address_net=10.0.0.1 address_host=10.0.0.2 address_guest=10.0.0.3
+declare -A address=([net]=10.0.0.1 [host]=10.0.0.2 [guest]=10.0.0.3)
 
 cat >"$scratch/exchange.py" <<'END'
 # exchange.py ADDRESS FILE [READY]: a server if it is to make the file READY. Sends FILE, receives another
@@ -85,12 +86,12 @@ sum_of() {
 
 # exchange CLIENT SERVER QUEUE...: both files, while the queues move
 exchange() {
-	local client=$1 server=$2 address=address_$2 moves=0 queue
+	local client=$1 server=$2 moves=0 queue
 	shift 2
 	rm -f "$scratch/ready" "$scratch"/{client,server}.log
-	spawn server in_ns "$server" python3 "$scratch/exchange.py" "${!address}" "$scratch/$server.file" "$scratch/ready"
+	spawn server in_ns "$server" python3 "$scratch/exchange.py" "${address[$server]}" "$scratch/$server.file" "$scratch/ready"
 	wait_until [ -e "$scratch/ready" ]
-	spawn client in_ns "$client" python3 "$scratch/exchange.py" "${!address}" "$scratch/$client.file"
+	spawn client in_ns "$client" python3 "$scratch/exchange.py" "${address[$server]}" "$scratch/$client.file"
 	while running client; do
 		for queue in "$@"; do
 			ctl set queue "$queue" core $((moves++ / $# % 2 ? A : B))
@@ -105,8 +106,7 @@ exchange() {
 
 for from in net host guest; do
 	for to in net host guest; do
-		address=address_$to
-		[ $from = $to ] || check "$from reaches $to" pings $from "${!address}"
+		[ $from = $to ] || check "$from reaches $to" pings $from "${address[$to]}"
 	done
 done
 for port in up0 host vm1; do

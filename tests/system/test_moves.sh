@@ -7,6 +7,7 @@
 #
 #	dvmq-traffic                 dvmqd, two workers                   dvmq-traffic
 #	network ===== up0 rx0 ... rx4 <-> core A | core B <-> tx0 of vm1 ... vm4 ---- guests
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/traffic.sh"
 

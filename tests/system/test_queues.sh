@@ -7,6 +7,7 @@
 #	network ===== up0 rx0; rx1, rx2 -> vm1; rx3, rx4 -> vm2 ---- guests with 2 or 4 queue pairs
 #
 #	afterwards: t0 (tap of this netns, AF_PACKET) --- dvmqd --- vm1 (testpmd, 4 queue pairs)
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/traffic.sh"
 
@@ -106,4 +107,5 @@ receive_by_queue() {
 receive_by_queue 1
 check "one flow stays in one virtqueue (frames by queue: ${counts[*]})" [ "${counts[*]}" = 256 ]
 receive_by_queue 256
-check "256 flows use all 4 virtqueues (frames by queue: ${counts[*]})" [ "${#counts[@]}/$((${counts[*]/%/ +} 0))" = 4/256 ]
+check "256 flows use all 4 virtqueues (frames by queue: ${counts[*]})" \
+	[ "${#counts[@]}/$(printf '%s\n' "${counts[@]}" | jq -s add)" = 4/256 ]

@@ -7,6 +7,7 @@
 #	network ===== up0 rx0, rx1 ... rx30 -> vm1 ... vm30 ------------- 30 guests
 #	                                       vm31, vm32 (VLAN 200) ---- 2 guests of a second dvmq-traffic,
 #	                                                                  since DPDK has 32 devices at most
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/traffic.sh"
 
@@ -27,7 +28,7 @@ second_await() {
 	wait_until -t 60 ended second
 	await second || fail "vm31 and vm32: $(tail -n 1 "$scratch/second.log")"
 }
-first_options=(--guests $first --queue-size 256 --uplink-ring 1024 --flows 1)
+first_options=(--guests "$first" --queue-size 256 --uplink-ring 1024 --flows 1)
 
 dvmqd_start - < <(conf_switch $((first + 1)) static && conf_guests $first && last_guests)
 check "all ports have their names" \

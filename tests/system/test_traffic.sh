@@ -7,6 +7,7 @@
 #	dvmq-traffic                  dvmqd                     dvmq-traffic
 #	network, steers by MAC ===== up0 rx0: default queue
 #	          (memif)            up0 rx1 ... rx4 -> vm1 ... vm4 ---- guests vm1 to vm4 (virtio-user)
+# shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/traffic.sh"
 
@@ -37,6 +38,7 @@ check "so it did when frames were flooded" sums_agree <(ctlj show port stats all
 # --- the JSON that users rely on --------------------------------------------------------------------
 fields() { # fields "NAME..." COMMAND...: every object of the list has them
 	ctlj "${@:2}" >"$scratch/shown.json"
+	# shellcheck disable=SC2016 # variables of jq
 	check "${*:2} has: $1" jq -e --arg names "$1" \
 		'length > 0 and all(.[]; . as $o | $names | split(" ") | all(. as $name | $o | has($name)))' "$scratch/shown.json"
 }
@@ -64,6 +66,14 @@ traffic_stop p2v v2p v2v pvp
 # At rest the counters of the switch are those of guests and network; what a port got is tx.
 wait_until ctlq 'all(.[]; .busy == 0)' show core all
 check "what came in went out or was dropped, at rest" sums_agree <(ctlj show port stats all)
+
+# --- a NIC that steers into the wrong queue ----------------------------------------------------------
+ctl port del vm1
+ctl port del vm2
+ctl port add vhost vm1 "socket=$scratch/vm1.sock" mac="$(mac_of 1)" vmq=2
+ctl port add vhost vm2 "socket=$scratch/vm2.sock" mac="$(mac_of 2)" vmq=1
+traffic_start --guests 2 --uplink-queues 5 --steer --traffic p2v=1 --packets 20000
+traffic_await p2v
 
 # --- the end, under traffic -------------------------------------------------------------------------
 traffic_start --guests 4 --uplink-queues 5 --steer --traffic p2v=1,v2p=1,v2v=1

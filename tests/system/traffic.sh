@@ -4,6 +4,8 @@
 # For tests with dvmq-traffic, to be sourced after lib.sh: configuration of a switch with an uplink that is a
 # memif, and the traffic program that plays the network behind it and the guests vm1, vm2, ...
 
+: "${scratch:?source lib.sh first}"
+
 # Two CPUs for workers; the first one controls, too.
 mapfile -t cpus < <(awk -F'\t' '/^Cpus_allowed_list/ { n = split($2, part, ","); for (i = 1; i <= n; i++) {
 	split(part[i], r, "-"); for (c = r[1]; c <= (r[2] == "" ? r[1] : r[2]); c++) print c } }' /proc/self/status)

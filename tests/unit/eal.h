@@ -17,7 +17,17 @@
 
 int dvmq_logtype;
 
-static char eal_dir[] = "/tmp/dvmq-test-eal-XXXXXX"; /* in the place of /run: tests may run at the same time */
+/* The directory that EAL makes for its files, of which it has none here: gone before a test can crash. */
+static inline void eal_remove_dirs(const char *dir)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "%s/dpdk/rte", dir);
+	rmdir(path);
+	snprintf(path, sizeof(path), "%s/dpdk", dir);
+	rmdir(path);
+	rmdir(dir);
+}
 
 /*
  * Starts EAL with lcore 0 for the test and 1..n for workers, all on one CPU, and
@@ -25,16 +35,20 @@ static char eal_dir[] = "/tmp/dvmq-test-eal-XXXXXX"; /* in the place of /run: te
  */
 static inline bool eal_start(unsigned n_workers)
 {
+	static char dir[] = "/tmp/dvmq-test-eal-XXXXXX"; /* in the place of /run: tests may run at the same time */
 	static char lcores[64];
 	static char *argv[] = {"test",		 lcores,	"--no-huge",	       "--no-pci", "-m", "256",
 			       "--no-telemetry", "--no-shconf", "--log-level=*:error", NULL};
+	int ret;
 
 	snprintf(lcores, sizeof(lcores), "--lcores=(0-%u)@%d", n_workers, sched_getcpu());
-	if (mkdtemp(eal_dir) == NULL || setenv("RUNTIME_DIRECTORY", eal_dir, 1) != 0) {
-		perror(eal_dir);
+	if (mkdtemp(dir) == NULL || setenv("RUNTIME_DIRECTORY", dir, 1) != 0) {
+		perror(dir);
 		return false;
 	}
-	if (rte_eal_init(sizeof(argv) / sizeof(argv[0]) - 1, argv) < 0)
+	ret = rte_eal_init(sizeof(argv) / sizeof(argv[0]) - 1, argv);
+	eal_remove_dirs(dir);
+	if (ret < 0)
 		return false;
 	dvmq_logtype = rte_log_register_type_and_pick_level("dvmq", RTE_LOG_ERR);
 	dvmq_rcu = rte_zmalloc("rcu", rte_rcu_qsbr_get_memsize(DVMQ_RCU_CONTROLLER + 1), RTE_CACHE_LINE_SIZE);
@@ -43,15 +57,8 @@ static inline bool eal_start(unsigned n_workers)
 
 static inline void eal_stop(void)
 {
-	char path[sizeof(eal_dir) + 16];
-
 	rte_free(dvmq_rcu);
 	rte_eal_cleanup();
-	snprintf(path, sizeof(path), "%s/dpdk/rte", eal_dir);
-	rmdir(path);
-	snprintf(path, sizeof(path), "%s/dpdk", eal_dir);
-	rmdir(path);
-	rmdir(eal_dir);
 }
 
 #endif

@@ -49,7 +49,7 @@ static void test_repeated(void)
 	dvmq_decide("saturated", "up0/rx1", -1, -1, "needs 1.5 cores");
 	dvmq_decide("saturated", "up0/rx2", -1, -1, "needs 1.5 cores");
 	CU_ASSERT_EQUAL(dvmq_decisions(list), n + 2); /* another figure is the same state */
-	for (unsigned i = 0; i < 2; i++) /* a deed is told each time */
+	for (unsigned i = 0; i < 2; i++)	      /* a deed is told each time */
 		dvmq_decide("move", "up0/rx2", 2, 1, "back again");
 	CU_ASSERT_EQUAL(dvmq_decisions(list), n + 4);
 	dvmq_decide("saturated", "up0/rx2", -1, -1, "needs 1.5 cores"); /* again after something else */
