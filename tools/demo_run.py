@@ -18,10 +18,8 @@ from demo_qemu import QemuGuests
 POLL_S = 0.2
 WORKERS_MAX = 4
 
-# Guests and switch share the CPUs here, so the time that the kernel gives to the guests in the midst of a queue's
-# turn looks like load. Longer periods average that out; a low `high` lets a demo's small load fill a core.
-BALANCE = {"high": 0.25, "target": 0.20, "margin": 0.08, "fast_ms": 100, "slow_ms": 200, "hold_ms": 1000}
 NOTE = "set for show: a core is full at {high:.2f}, not 0.90, and parks after 1 s, not 2"
+
 
 
 class Daemon:
@@ -105,7 +103,7 @@ class Watch:
 
 
 def configuration(directory, workers, guests):
-    balance = "\n".join(f"{key} = {value}" for key, value in BALANCE.items())
+    balance = "\n".join(f"{key} = {value}" for key, value in guests.balance.items())
     return (f"[dvmqd]\nsocket = {directory}/dvmq.sock\nworkers = {','.join(map(str, workers))}\n"
             f"control = {workers[0]}\n[eal]\nargs = --no-huge -m 512 --no-pci --no-shconf --no-telemetry\n"
             f"{guests.config()}[balance]\n{balance}\n")
@@ -130,8 +128,8 @@ def run(watch, guests, view, seconds):
         at = time.monotonic() - begin
         guests.step(at)
         totals = guests.totals()
-        view.draw({"at": at, "seconds": seconds, "packets": totals["received"], "note": NOTE.format(**BALANCE),
-                   "high": BALANCE["high"],
+        view.draw({"at": at, "seconds": seconds, "packets": totals["received"], "note": NOTE.format(**guests.balance),
+                   "high": guests.balance["high"],
                    **totals, **watch.poll()})
         time.sleep(POLL_S)
 

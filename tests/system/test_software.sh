@@ -26,7 +26,7 @@ turned_on_and_off() { # and takes a sample of all counters each time it is calle
 	ctlj show port stats all >>"$scratch/samples.json"
 	ctlj show vmq all >>"$scratch/vmq.json"
 	ctlj show queue all >>"$scratch/queues.json"
-	(($(total promote) >= 2 && $(total demote) >= 1))
+	(($(total promote) >= 1 && $(total demote) >= 1))
 }
 
 for queues in 1 2; do

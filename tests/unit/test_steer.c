@@ -370,6 +370,9 @@ static void test_software(void)
 	CU_ASSERT_TRUE(await_sent("web2", 30));
 	CU_ASSERT_EQUAL(taken_by("web1/soft0"), 100);
 	check_sum();
+	dvmq_queue_find("web1/soft0")->load->demand = 0.5;
+	dvmq_soft_tick(now += 1000);
+	CU_ASSERT_PTR_NULL(dvmq_queue_find("web2/soft0")); /* hot, but not by this port */
 
 	def->load->demand = 0.1;
 	dvmq_queue_find("web1/soft0")->load->demand = 0.01;
