@@ -12,7 +12,7 @@
 #define MAX_ARGS 512
 
 static const char *const repeatable[] = {"--vdev", "-a", "--allow", "-b", "--block", "-d", "--log-level", "-r", NULL};
-static const char *const lcore_options[] = {"-l", "-c", "-s", "-S", "--lcores", NULL};
+static const char *const lcore_options[] = {"-l", "-c", "--lcores", NULL};
 
 struct args {
 	int n;
@@ -66,7 +66,7 @@ static bool overridden(const char *word, char *const *later, int n)
 {
 	if (is_one_of(word, repeatable))
 		return false;
-	if (is_one_of(word, lcore_options))
+	if (is_one_of(word, lcore_options) || (is_option(word, "--main-lcore") && has_lcores(later, n)))
 		return has_lcores(later, n);
 	for (int i = 0; i < n; i++)
 		if (name_length(later[i]) == name_length(word) && name_length(word) > 0 &&

@@ -90,8 +90,8 @@ struct dvmq_decision {
 };
 
 /*
- * Appends; the oldest goes when the ring is full.  What has no cores is a state: told once until
- * something else is told of the thing.
+ * Appends; the oldest goes when the ring is full.  "saturated" and "refuse" are states: told
+ * once, until something else is told of the thing.
  */
 void dvmq_decide(const char *action, const char *thing, int from, int to, const char *reason);
 unsigned dvmq_decisions(const struct dvmq_decision *ret[DVMQ_DECISIONS]); /* oldest first; how many */

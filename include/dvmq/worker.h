@@ -58,6 +58,7 @@ struct dvmq_worker {
 	/* Worker only. */
 	_Alignas(64) uint64_t now; /* TSC at the end of the last turn */
 	uint64_t last_packet;      /* TSC */
+	uint64_t woke_at;          /* TSC at the end of the last sleep */
 	uint64_t nap_ns;           /* next timed sleep, where a queue cannot notify */
 	uint64_t learn_allowed_at; /* TSC */
 	uint32_t fdb_generation;   /* read once per turn */

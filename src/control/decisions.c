@@ -26,9 +26,11 @@ static void count_action(const char *action)
 	}
 }
 
-/* A state that lasts (it has no cores) is told once, not each time it is found again with other figures. */
+/* A state that lasts is told once, not each time it is found again with other figures. */
 static bool told(const char *action, const char *thing)
 {
+	if (strcmp(action, "saturated") != 0 && strcmp(action, "refuse") != 0)
+		return false;
 	for (unsigned i = 1; i <= n; i++) {
 		const struct dvmq_decision *d = &ring[(next + DVMQ_DECISIONS - i) % DVMQ_DECISIONS];
 
@@ -44,7 +46,7 @@ void dvmq_decide(const char *action, const char *thing, int from, int to, const 
 	struct timespec now;
 
 	count_action(action);
-	if (from < 0 && to < 0 && told(action, thing))
+	if (told(action, thing))
 		return;
 	clock_gettime(CLOCK_REALTIME, &now);
 	d->unix_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;

@@ -162,12 +162,10 @@ static void flush_stage(struct dvmq_worker *w, struct dvmq_queue *queue, struct 
 	dvmq_deliver(w, queue, dst, stage->packets, n);
 }
 
-static void stage(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf *m)
+static void stage(struct dvmq_worker *w, struct dvmq_port *dst, struct rte_mbuf *m)
 {
 	struct dvmq_stage *stage = &w->stage[dst->index];
 
-	if (stage->n == DVMQ_BURST)
-		flush_stage(w, queue, dst);
 	if (!stage->listed) {
 		stage->listed = true;
 		w->staged[w->n_staged++] = dst;
@@ -209,7 +207,7 @@ static void flood(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mb
 			counters_of(w, queue->port)->flood_copies++;
 			copy = rte_pktmbuf_copy(m, m->pool, 0, UINT32_MAX);
 			if (copy != NULL) {
-				stage(w, queue, last, copy);
+				stage(w, last, copy);
 			} else {
 				counters_of(w, last)->drop[DVMQ_DROP_NO_BUFFER]++;
 				dvmq_count(&queue->counters.drops, 1);
@@ -218,7 +216,7 @@ static void flood(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mb
 		last = port;
 	}
 	if (last != NULL)
-		stage(w, queue, last, m);
+		stage(w, last, m);
 	else
 		drop_at_source(w, queue, m, DVMQ_DROP_NO_DESTINATION);
 }
@@ -230,7 +228,7 @@ static void send_one(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvm
 	else if (dst == &flood_mark)
 		flood(w, queue, m);
 	else
-		stage(w, queue, dst, m);
+		stage(w, dst, m);
 }
 
 /* Sends packets in their common form where the FDB says. */

@@ -180,6 +180,8 @@ static void give(struct dvmq_worker *w, struct dvmq_queue *queue)
 		make_rare(w, queue);
 	else
 		queue->last_turn = rte_rdtsc(); /* it was not polled for lack of traffic: that is no pause */
+	if (queue->last_turn < w->woke_at)
+		queue->last_turn = w->woke_at; /* nor is the sleep of its worker */
 	swap_places(w, queue->place, --w->n);
 	atomic_store_explicit(&w->n_queues, w->n, memory_order_relaxed);
 	if (target == NULL) {

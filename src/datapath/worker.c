@@ -138,7 +138,7 @@ static void rest(struct dvmq_worker *w)
 	publish(w);
 	set_state(w, w->n ? DVMQ_WORKER_IDLE : DVMQ_WORKER_PARKED);
 	dvmq_worker_sleep(w);
-	w->now = rte_rdtsc();
+	w->now = w->woke_at = rte_rdtsc();
 }
 
 int dvmq_worker_main(void *arg)

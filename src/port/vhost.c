@@ -188,7 +188,7 @@ int dvmq_vhost_open(struct dvmq_port *port, struct dvmq_err *err)
 		flags |= RTE_VHOST_USER_CLIENT;
 	}
 	if (rte_vhost_driver_register(path, flags) < 0)
-		return dvmq_fail(err, EIO, "port %s: the vhost library refused %s; does its directory exist?",
+		return dvmq_fail(err, EIO, "port %s: the vhost library refused %s; see the VHOST_CONFIG line above",
 				 port->conf.name, path);
 	port->registered = true;
 #if RTE_VERSION >= RTE_VERSION_NUM(23, 7, 0, 0)
@@ -197,8 +197,9 @@ int dvmq_vhost_open(struct dvmq_port *port, struct dvmq_err *err)
 	if (rte_vhost_driver_disable_features(path, NOT_OFFERED) < 0 ||
 	    rte_vhost_driver_callback_register(path, &ops) < 0 || rte_vhost_driver_start(path) < 0) {
 		dvmq_vhost_close(port);
-		return dvmq_fail(err, EIO, "port %s: cannot open %s; see the VHOST_CONFIG line above", port->conf.name,
-				 path);
+		return dvmq_fail(err, EIO,
+				 "port %s: cannot open %s; see the VHOST_CONFIG line above, does its directory exist?",
+				 port->conf.name, path);
 	}
 	if (port->conf.server && chmod(path, 0660) < 0)
 		DVMQ_LOG(WARNING, "port %s: chmod %s: %s", port->conf.name, path, strerror(errno));

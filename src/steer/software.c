@@ -20,7 +20,7 @@
 #include <dvmq/steer.h>
 
 #define RING_SIZE   2048 /* packets */
-#define HOT         0.50 /* demand of a default queue, in cores, from which it is relieved */
+#define HOT         0.55 /* share of [balance] high that a default queue needs to be relieved of a port */
 #define SHARE       0.20 /* of what default queues bring, that a port must have to be worth a hop */
 #define COLD        0.05 /* demand of a soft queue, in cores, below which it is not worth one */
 #define COLD_MS     2000 /* for that long */
@@ -93,7 +93,7 @@ static struct dvmq_queue *hot_default_queue(const struct dvmq_port *uplink)
 	for (unsigned i = 0; i < uplink->n_queues; i++)
 		if (hottest == NULL || uplink->queues[i]->load->demand > hottest->load->demand)
 			hottest = uplink->queues[i];
-	return hottest != NULL && hottest->load->demand > HOT ? hottest : NULL;
+	return hottest != NULL && hottest->load->demand > HOT * dvmq_balancer_params()->high ? hottest : NULL;
 }
 
 /* The port with most packets from default queues since last time, and its share of them. */
@@ -120,16 +120,14 @@ static struct dvmq_port *hottest_port(double *ret_share)
 	return hottest;
 }
 
-static void relieve(struct dvmq_port *uplink)
+/* Takes the hottest port off the uplink's default queues, if they need it. */
+static void relieve(struct dvmq_port *uplink, struct dvmq_port *port, double share)
 {
 	struct dvmq_queue *queue = hot_default_queue(uplink);
-	struct dvmq_port *port;
 	char reason[DVMQ_BALANCE_REASON];
 	struct dvmq_err err;
-	double share;
 
-	port = hottest_port(&share); /* each time: its figures are since the last */
-	if (queue == NULL || dvmq_n_workers < 2 || port == NULL || share < SHARE)
+	if (queue == NULL || dvmq_n_workers < 2 || port->soft_queue != NULL)
 		return;
 	snprintf(reason, sizeof(reason), "%s needs %.2f cores, %.0f %% of it for this port", queue->name,
 		 queue->load->demand, 100 * share);
@@ -155,18 +153,35 @@ static void retire(uint64_t now_ms)
 	}
 }
 
+static bool is_software(const struct dvmq_port *port)
+{
+	return port != NULL && port->steer != NULL && port->steer->ops == &dvmq_steer_software;
+}
+
+static bool any_software_uplink(void)
+{
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (is_software(dvmq_ports[i]))
+			return true;
+	return false;
+}
+
 void dvmq_soft_tick(uint64_t now_ms)
 {
 	static uint64_t looked_ms;
+	struct dvmq_port *port;
+	double share;
 
-	if (now_ms - looked_ms < LOOK_MS)
+	if (now_ms - looked_ms < LOOK_MS || !any_software_uplink())
 		return;
 	looked_ms = now_ms;
 	retire(now_ms);
+	port = hottest_port(&share);
+	if (port == NULL || share < SHARE)
+		return;
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
-		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type == DVMQ_PORT_UPLINK && dvmq_ports[i]->steer != NULL &&
-		    dvmq_ports[i]->steer->ops == &dvmq_steer_software)
-			relieve(dvmq_ports[i]);
+		if (is_software(dvmq_ports[i]))
+			relieve(dvmq_ports[i], port, share);
 }
 
 const struct dvmq_steer_ops dvmq_steer_software = {
