@@ -17,7 +17,6 @@
 #include <linux/virtio_net.h>
 
 #include <rte_rcu_qsbr.h>
-#include <rte_version.h>
 #include <rte_vhost.h>
 
 #include <dvmq/log.h>
@@ -104,11 +103,11 @@ static int vring_state_changed(int vid, uint16_t virtqueue, int enable)
 	return 0;
 }
 
-#if RTE_VERSION < RTE_VERSION_NUM(23, 7, 0, 0)
 /*
- * The library of this version always offers 128 queue pairs.  A guest must not
- * get pairs that nobody serves, so the question is answered here.  The message
- * is the one on the socket: vhost-user protocol, "Message Specification".
+ * For vhost-user the library always offers 128 queue pairs, and
+ * rte_vhost_driver_set_max_queue_num() is for VDUSE only.  A guest must not get
+ * pairs that nobody serves, so the question is answered here.  The message is
+ * the one on the socket: vhost-user protocol, "Message Specification".
  */
 #define VHOST_USER_GET_QUEUE_NUM 17
 #define VHOST_USER_REPLY         (1u << 2)
@@ -137,12 +136,9 @@ static int new_connection(int vid)
 
 	return rte_vhost_extern_callback_register(vid, &extern_ops, NULL);
 }
-#endif
 
 static const struct rte_vhost_device_ops ops = {
-#if RTE_VERSION < RTE_VERSION_NUM(23, 7, 0, 0)
 	.new_connection = new_connection,
-#endif
 	.new_device = new_device,
 	.destroy_device = destroy_device,
 	.vring_state_changed = vring_state_changed,
@@ -191,9 +187,6 @@ int dvmq_vhost_open(struct dvmq_port *port, struct dvmq_err *err)
 		return dvmq_fail(err, EIO, "port %s: the vhost library refused %s; see the VHOST_CONFIG line above",
 				 port->conf.name, path);
 	port->registered = true;
-#if RTE_VERSION >= RTE_VERSION_NUM(23, 7, 0, 0)
-	rte_vhost_driver_set_max_queue_num(path, port->conf.queues);
-#endif
 	if (rte_vhost_driver_disable_features(path, NOT_OFFERED) < 0 ||
 	    rte_vhost_driver_callback_register(path, &ops) < 0 || rte_vhost_driver_start(path) < 0) {
 		dvmq_vhost_close(port);
