@@ -231,10 +231,12 @@ int main(int argc, char **argv)
 	ret = dvmq_ctl_open(conf->socket, &err);
 	if (ret == 0) {
 		ret = start_eal(argv[0], conf, dashes > 0 ? dashes - 1 : 0, argv + 1, &err);
-		if (ret == 0) {
+		/*
+		 * No rte_eal_cleanup() after it: the threads of the vhost library cannot be
+		 * ended, and theirs is the memory that it would unmap.  All devices are closed.
+		 */
+		if (ret == 0)
 			ret = serve(conf, &err);
-			rte_eal_cleanup();
-		}
 	}
 	dvmq_ctl_close();
 	dvmq_conf_free(conf);
