@@ -25,6 +25,13 @@
 #define NAP_MIN_NS 20000
 #define NAP_MAX_NS 250000
 
+/*
+ * Even where all can: a look at a ring finds nothing while the library holds its
+ * lock or no buffer is left, and a guest does not kick again for what it has
+ * kicked for.
+ */
+#define LOOK_AGAIN_NS 100000000
+
 static void watch(struct dvmq_worker *w, struct dvmq_queue *queue, int fd)
 {
 	struct epoll_event event = {.events = EPOLLIN | EPOLLET};
@@ -108,7 +115,7 @@ void dvmq_queue_unwatch(struct dvmq_worker *w, struct dvmq_queue *queue)
 	queue->wake_fd = -1;
 }
 
-/* Arms all queues; how long to sleep at most in ns, 0: not at all, -1: until something wakes us. */
+/* Arms all queues; how long to sleep at most in ns, 0: not at all, -1: no queue, until something wakes us. */
 static int64_t prepare(struct dvmq_worker *w)
 {
 	bool all = true;
@@ -121,7 +128,7 @@ static int64_t prepare(struct dvmq_worker *w)
 			return 0;
 	}
 	if (all)
-		return -1;
+		return w->n > 0 ? LOOK_AGAIN_NS : -1;
 	if (w->nap_ns < NAP_MIN_NS || w->now - w->last_packet < 2 * w->idle_patience)
 		w->nap_ns = NAP_MIN_NS;
 	else if (w->nap_ns < NAP_MAX_NS)

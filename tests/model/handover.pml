@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The hand-over of queues between workers, and their sleep, for the model checker
+ * Spin: src/datapath/handover.c, sleep.c and the loop of worker.c, step by step
+ * and by the same names.  tests/system/test_model.sh runs it; docs/architecture.md
+ * ("The model") says what it checks and what it leaves out.
+ *
+ * What one statement does to a variable that two threads share is one step, and
+ * any thread may come between two steps.  Steps are joined (d_step, atomic) only
+ * where the code has one atomic instruction or a lock, or where all but one of
+ * them touch what nobody else looks at.
+ *
+ * -DMUTANT_X leaves one precaution of the code out: the checker has to find what
+ * it is there for.
+ */
+#ifndef WORKERS
+#define WORKERS 2 /* 2 or 3 */
+#endif
+#ifndef HANDS
+#define HANDS 3 /* that the controller decides on, before those that start what nobody polls */
+#endif
+#ifndef PACKETS_0
+#define PACKETS_0 1 /* of the guest behind queue 0 */
+#endif
+#ifndef PACKETS_1
+#define PACKETS_1 1
+#endif
+#define QUEUES 2
+#define NONE   7 /* no worker, no queue */
+
+#define DRAINS(q) ((q) == 1) /* queue 1 is as a soft ring: shut when it goes to nobody, then delivered inline */
+
+mtype = { GIVE, TAKE };
+
+/* struct dvmq_worker */
+byte inbox[WORKERS] = NONE; /* a queue is its message */
+bool asleep[WORKERS];
+bool event[WORKERS];        /* in its epoll set, not reported yet; edge-triggered, nobody reads the descriptors */
+
+/* struct dvmq_queue */
+byte next[QUEUES] = NONE;
+mtype type[QUEUES] = TAKE;
+byte target[QUEUES] = NONE;
+byte owner[QUEUES] = NONE;
+bool in_transit[QUEUES];
+bool armed[QUEUES];
+byte watched_by[QUEUES] = NONE; /* wake_fd is in the epoll set of this worker */
+
+/* What stands behind a queue: the ring, and the guest's half of its notifications */
+byte filled[QUEUES], taken[QUEUES];
+byte avail_event[QUEUES]; /* event index: the guest kicks for the packet with this number, until told another */
+bool open[QUEUES] = true;
+
+/* What the checker looks at, and no thread */
+bool freed[QUEUES];
+byte listed_by[QUEUES] = NONE;
+bool polled[QUEUES];
+byte delivered[QUEUES];
+bool settled; /* the controller wants nothing any more */
+
+#define all_done (settled && delivered[0] == PACKETS_0 && delivered[1] == PACKETS_1)
+
+/*
+ * dvmq_inbox_post().  A compare-exchange that succeeds, in whichever round, has put the
+ * message before what is the head at that moment: one step.
+ */
+inline post(to, q)
+{
+#ifdef MUTANT_READ_ASLEEP_FIRST
+	seen = asleep[to];
+#endif
+#ifdef MUTANT_PLAIN_PUSH
+	next[q] = inbox[to];
+	inbox[to] = q;
+#else
+	d_step { next[q] = inbox[to]; inbox[to] = q }
+#endif
+#ifndef MUTANT_READ_ASLEEP_FIRST
+	seen = asleep[to];
+#endif
+	if
+	:: seen -> event[to] = true; seen = false
+	:: else
+	fi
+}
+
+#define waits(q) (filled[q] > taken[q])
+
+/*
+ * turn() with a burst of one: what else waits is left to the next turn, or to the next worker.
+ * What it took it has in its hands for a step; the packet delivered, the queue is disarmed.
+ */
+inline turn(q)
+{
+	d_step {
+		assert(!freed[q] && !polled[q]);
+		polled[q] = waits(q);
+		packet = taken[q]
+	}
+	if
+	:: polled[q] ->
+		d_step {
+			assert(delivered[q] == packet); /* none lost, none twice, none before another */
+			packet++;
+			delivered[q] = packet;
+			taken[q] = packet;
+			armed[q] = false;
+			polled[q] = false;
+			took = true
+		}
+	:: else
+	fi;
+	packet = 0
+}
+
+/*
+ * dvmq_worker_loop() over hot and rare queues alike.  It looks at both queues in one step:
+ * their guests know nothing of each other, so nobody could tell in which order it looked.
+ */
+inline loop()
+{
+	if
+	:: d_step {
+			!(mine[0] && waits(0)) && !(mine[1] && waits(1)) ->
+			assert(!mine[0] || (!freed[0] && !polled[0]));
+			assert(!mine[1] || (!freed[1] && !polled[1]))
+		}
+	:: mine[0] && waits(0) ->
+		turn(0);
+		if
+		:: mine[1] -> turn(1)
+		:: else
+		fi
+	:: mine[1] && waits(1) -> turn(1)
+	fi
+}
+
+/* arm(): a wake_fd that there is already is taken for one of ours. */
+inline arm(q)
+{
+	if
+	:: mine[q] && !armed[q] ->
+		assert(!freed[q]);
+		watched_by[q] = (watched_by[q] == NONE -> me : watched_by[q]);
+		avail_event[q] = taken[q];
+		armed[q] = true
+	:: else
+	fi
+}
+
+/* dvmq_worker_sleep() */
+inline sleep()
+{
+	d_step { arm(0); arm(1) }
+#ifndef MUTANT_NO_LOOK_AFTER_ARM
+	loop();
+#endif
+	if
+	:: took
+	:: else ->
+		asleep[me] = true;
+		if
+#ifdef MUTANT_NO_RECHECK
+		:: true ->
+#else
+		:: inbox[me] != NONE
+		:: inbox[me] == NONE ->
+#endif
+end_sleep:		d_step { event[me] -> event[me] = false }
+		fi;
+		asleep[me] = false
+	fi
+}
+
+/* arrived() */
+inline arrived(worker, q)
+{
+	owner[q] = worker;
+	in_transit[q] = false
+}
+
+inline take(q)
+{
+	d_step {
+		assert(!freed[q] && listed_by[q] == NONE);
+		listed_by[q] = me;
+		mine[q] = true
+	}
+	turn(q);
+	arrived(me, q)
+}
+
+/* dvmq_soft_drain(): by the end it holds the ring's lock. */
+inline drain(q)
+{
+	d_step {
+		assert(!polled[q]);
+		do
+		:: taken[q] < filled[q] ->
+			assert(delivered[q] == taken[q]);
+			delivered[q]++;
+			taken[q]++
+		:: else -> break
+		od;
+		open[q] = false
+	}
+}
+
+inline give(q)
+{
+	d_step {
+		assert(!freed[q] && mine[q]);
+		to = target[q];
+		target[q] = NONE; /* nobody reads it again */
+#ifndef MUTANT_NO_UNWATCH
+		armed[q] = false;
+		watched_by[q] = NONE;
+#endif
+		mine[q] = false;
+		listed_by[q] = NONE
+	}
+	if
+	:: to == NONE ->
+#ifdef MUTANT_NO_DRAIN
+		open[q] = !DRAINS(q);
+#else
+		if
+		:: DRAINS(q) -> drain(q)
+		:: else
+		fi;
+#endif
+		arrived(NONE, q)
+	:: else ->
+#ifdef MUTANT_ANSWER_EARLY
+		arrived(to, q);
+#endif
+		type[q] = TAKE;
+		post(to, q);
+#ifdef MUTANT_POLL_AFTER_GIVE
+		turn(q)
+#endif
+	fi;
+	to = 0
+}
+
+/* dvmq_inbox_serve() */
+inline serve()
+{
+	do
+	:: msg != NONE ->
+#ifndef MUTANT_NEXT_LATE
+		d_step { following = next[msg]; next[msg] = NONE }
+#endif
+		if
+		:: type[msg] == TAKE -> take(msg)
+		:: else -> give(msg)
+		fi;
+#ifdef MUTANT_NEXT_LATE
+		following = next[msg];
+#endif
+		msg = following
+	:: else -> break
+	od;
+	following = 0
+}
+
+/* dvmq_worker_main() */
+proctype worker(byte me)
+{
+	bool mine[QUEUES]; /* its list: at first each of workers 0 and 1 has a queue */
+	byte following, to, packet;
+	byte msg = NONE;
+	bool took, seen;
+
+	mine[me % QUEUES] = me < QUEUES;
+	do
+	:: loop();
+		if
+		:: !took -> sleep() /* its patience is over at once: what it may do before, it may do after */
+		:: else
+		fi;
+		took = false;
+		if
+		:: d_step { inbox[me] != NONE -> msg = inbox[me]; inbox[me] = NONE } /* the exchange */
+			serve()
+		:: inbox[me] == NONE
+		fi
+	od
+}
+
+/*
+ * dvmq_queue_hand().  Where that refuses, the balancer tries again and commands wait:
+ * here both wait, and that the balancer does something else meanwhile is another run.
+ */
+inline hand(q, to)
+{
+#ifndef MUTANT_NO_IN_TRANSIT
+	!in_transit[q];
+#endif
+	from = owner[q];
+	if
+	:: from == NONE && to != NONE -> /* it may have been freed, and made again for another port */
+		freed[q] = true;
+		d_step {
+			next[q] = NONE;
+			open[q] = true;
+			freed[q] = false
+		}
+	:: else
+	fi;
+	if
+	:: from == to
+	:: from != to ->
+		in_transit[q] = true;
+		d_step {
+			target[q] = (from != NONE -> to : NONE);
+			type[q] = (from != NONE -> GIVE : TAKE);
+			from = (from != NONE -> from : to)
+		}
+		post(from, q)
+	fi;
+	from = 0
+}
+
+proctype controller()
+{
+	byte hands, q, to, from;
+	bool seen;
+
+	do
+	:: hands < HANDS ->
+		if
+		:: q = 0
+		:: q = 1
+		fi;
+		if
+		:: to = 0
+		:: to = 1
+#if WORKERS > 2
+		:: to = 2
+#endif
+		:: to = NONE /* the port vanishes, or its ring is shut */
+		fi;
+		hand(q, to);
+		d_step { hands++; q = 0; to = 0 }
+	:: else -> break
+	od;
+	q = 0;
+	do
+	:: q < QUEUES ->
+		!in_transit[q];
+		if
+		:: owner[q] == NONE -> hand(q, 0)
+		:: else
+		fi;
+		q++
+	:: else -> break
+	od;
+	!in_transit[0] && !in_transit[1];
+	settled = true
+}
+
+/* Fills the ring of one queue; a packet's place is its number. */
+proctype guest(byte q; byte packets)
+{
+	byte sent, to;
+
+	do
+	:: sent < packets ->
+		d_step {
+			if
+			:: open[q]
+			:: else -> /* the ring's lock is held: to_soft_ring() delivers inline */
+				assert(delivered[q] == sent);
+				delivered[q] = sent + 1;
+				taken[q] = sent + 1
+			fi;
+			sent++;
+			filled[q] = sent
+		}
+		if
+		:: avail_event[q] == sent - 1 ->
+			d_step { /* the kick */
+				to = watched_by[q];
+				if
+				:: to != NONE -> event[to] = true
+				:: else
+				fi;
+				to = 0
+			}
+		:: else
+		fi
+	:: else -> break
+	od
+}
+
+/* When nobody can take a step any more, nothing may be left to do. */
+proctype rest()
+{
+	timeout;
+	assert(all_done);
+	assert(inbox[0] == NONE && inbox[1] == NONE);
+#if WORKERS > 2
+	assert(inbox[2] == NONE);
+#endif
+	assert(owner[0] == listed_by[0] && owner[0] != NONE);
+	assert(owner[1] == listed_by[1] && owner[1] != NONE)
+}
+
+init {
+	atomic {
+		owner[0] = 0;
+		listed_by[0] = 0;
+		owner[1] = 1;
+		listed_by[1] = 1;
+		run worker(0);
+		run worker(1);
+#if WORKERS > 2
+		run worker(2);
+#endif
+		run controller();
+		run guest(0, PACKETS_0);
+		run guest(1, PACKETS_1);
+#ifndef LIVENESS
+		run rest()
+#endif
+	}
+}
+
+#ifdef LIVENESS
+/* With weak fairness: whoever can always take a step, does. */
+ltl hands_end { [] (in_transit[0] -> <> !in_transit[0]) && [] (in_transit[1] -> <> !in_transit[1]) }
+ltl all_delivered { <> [] all_done }
+#endif
