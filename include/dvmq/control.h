@@ -31,6 +31,9 @@ void dvmq_queue_clear(struct dvmq_queue *queue); /* what is shown of its counter
 /* Hands over and waits until the new worker (NULL: nobody) has it.  -ETIMEDOUT if a worker does not react within 1 s. */
 int dvmq_queue_hand_wait(struct dvmq_queue *queue, struct dvmq_worker *to);
 
+/* Has its worker deliver what waits in it at the time of the call, at least; -ETIMEDOUT as above, 0 at once if nobody polls it. */
+int dvmq_queue_drain_wait(struct dvmq_queue *queue);
+
 int dvmq_queue_settle(struct dvmq_queue *queue); /* waits until it is on no way to anybody; -ETIMEDOUT as above */
 
 /* Gives a queue that nobody polls to the active worker with the least load near its node. */

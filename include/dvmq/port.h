@@ -21,8 +21,24 @@ struct dvmq_steer;
 /* A destination ring.  The lock is the datapath's only one and held for one burst. */
 struct dvmq_txq {
 	rte_spinlock_t lock;
-	bool open; /* soft ring: under the lock; producers deliver inline when it is shut */
 } __attribute__((aligned(64)));
+
+/* Rings that default queues fill with one port's packets, a flow always the same.  Freed by way of RCU. */
+struct dvmq_soft {
+	unsigned n; /* 1..DVMQ_MAX_PAIRS */
+	struct dvmq_soft_ring {
+		rte_spinlock_t lock; /* of the producers; the consumer takes it to shut the ring */
+		bool open;           /* under the lock; producers deliver inline when it is shut */
+		struct rte_ring *ring;
+	} __attribute__((aligned(64))) rings[];
+};
+
+/* How an ethdev distributes what it receives. */
+enum dvmq_rx_mode {
+	DVMQ_RX_PLAIN, /* all to queue 0, but for rules */
+	DVMQ_RX_RSS,   /* by flow over all queues */
+	DVMQ_RX_VMDQ,  /* pool i, of one queue, is queue i; pool 0 gets what is in no other */
+};
 
 struct dvmq_port {
 	/* Constant while the port is reachable from workers; written by the controller. */
@@ -36,8 +52,7 @@ struct dvmq_port {
 	int numa;            /* node of device or guest memory, -1 if unknown */
 
 	struct dvmq_txq txq[DVMQ_MAX_TXQ]; /* ethdev: TX queues; vhost: RX virtqueues */
-	struct dvmq_txq soft_lock;
-	_Atomic(struct rte_ring *) soft;   /* where default queues put its packets; NULL: deliver inline.  Writer: see software.c */
+	_Atomic(struct dvmq_soft *) soft;  /* where default queues put its packets; NULL: deliver inline.  Writer: the controller */
 
 	/* vhost: written by the vhost events thread. */
 	_Atomic int vid;               /* -1: no guest.  destroy_device waits for RCU after it stored -1 */
@@ -52,9 +67,11 @@ struct dvmq_port {
 	struct dvmq_port_conf conf;
 	struct dvmq_queue **queues;    /* those that take packets from it; vhost: one per pair */
 	unsigned n_queues;
-	struct dvmq_queue *soft_queue; /* the soft queue of the port */
+	struct dvmq_queue *soft_queues[DVMQ_MAX_PAIRS]; /* of the rings of `soft` */
+	unsigned n_soft;
 	struct rte_mempool *pool;      /* RX buffers of an ethdev */
 	struct dvmq_steer *steer;      /* uplink */
+	enum dvmq_rx_mode rx_mode;     /* uplink, ethdev: as the device is configured now */
 	bool up;
 	uint32_t generation_seen;      /* vring_generation that was acted on */
 	bool leaving;                  /* is being deleted */
@@ -83,10 +100,9 @@ int dvmq_vhost_event_fd(void);
 /* --- port/ethdev.c --- */
 
 /*
- * Probes the device if need be, configures and starts it with conf.queues RX queues (rss: spread over them).
- * A device that is open already is configured anew.  Fills in eth_id, n_txq, multi_seg, numa, pool.  Controller.  0 or -errno with err.
+ * Probes the device if need be, configures and starts it with conf.queues RX queues.  A device that is open already is configured anew, or left alone if nothing changes.  -ENOTSUP: the NIC has no such mode.  Fills in eth_id, n_txq, multi_seg, numa, pool.  Controller.  0 or -errno with err.
  */
-int dvmq_ethdev_open(struct dvmq_port *port, bool rss, struct dvmq_err *err);
+int dvmq_ethdev_open(struct dvmq_port *port, enum dvmq_rx_mode mode, struct dvmq_err *err);
 void dvmq_ethdev_close(struct dvmq_port *port);
 
 /* Buffers for what guests send, on a NUMA node; made at first use, NULL if there is no memory.  Controller. */

@@ -15,9 +15,9 @@
 
 struct dvmq_port;
 struct dvmq_queue;
+struct dvmq_soft_ring;
 struct dvmq_worker;
 struct rte_mempool;
-struct rte_ring;
 
 enum dvmq_queue_kind { DVMQ_QUEUE_VMQ, DVMQ_QUEUE_DEFAULT, DVMQ_QUEUE_SOFT, DVMQ_QUEUE_GUEST };
 
@@ -28,6 +28,7 @@ enum dvmq_queue_kind { DVMQ_QUEUE_VMQ, DVMQ_QUEUE_DEFAULT, DVMQ_QUEUE_SOFT, DVMQ
 enum dvmq_msg_type {
 	DVMQ_MSG_TAKE, /* poll this queue from now on */
 	DVMQ_MSG_GIVE, /* pass it on to msg.target; target NULL: to nobody */
+	DVMQ_MSG_DRAIN, /* deliver what waits in it now */
 };
 
 struct dvmq_msg {
@@ -75,7 +76,7 @@ struct dvmq_queue {
 	struct dvmq_port *port;      /* where its packets come from (a vmq or soft queue: the uplink) */
 	struct dvmq_port *dst;       /* vmq, soft: the port that all packets go to; else NULL */
 	struct rte_mempool *pool;    /* guest: buffers for dequeue */
-	struct rte_ring *ring;       /* soft */
+	struct dvmq_soft_ring *soft; /* soft */
 	uint64_t mac, mac_mask;      /* vmq: the first 6 bytes of a frame for dst; mask 0: dst has no MAC to compare */
 	uint16_t eth_id, eth_queue;  /* default, vmq, and guest of an ethdev port */
 	uint16_t virtqueue;          /* guest of a vhost port: index of the TX virtqueue (odd) */

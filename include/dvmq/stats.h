@@ -33,11 +33,11 @@ struct dvmq_port_counters {
 	uint64_t rx_packets, rx_bytes; /* what the switch received from the port */
 	uint64_t tx_packets, tx_bytes; /* what it delivered to the port */
 	uint64_t flood_copies;         /* copies beyond the first that floods made of packets received from the port */
-	uint64_t by_default;           /* of tx_packets, drops and soft ring: those that a default queue brought */
+	uint64_t by_default, by_default_bytes; /* of tx_packets, drops and soft rings: what a default queue brought */
 	uint64_t drop[DVMQ_DROP_REASONS];
 } __attribute__((aligned(64)));
 
-#define DVMQ_COUNTERS_U64 (6 + DVMQ_DROP_REASONS) /* the struct is that many uint64_t, then padding */
+#define DVMQ_COUNTERS_U64 (7 + DVMQ_DROP_REASONS) /* the struct is that many uint64_t, then padding */
 
 const char *dvmq_drop_name(enum dvmq_drop reason); /* "drop_ring_full", ... */
 

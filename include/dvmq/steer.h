@@ -13,14 +13,19 @@
 
 /* What a port has on an uplink, and why ("show vmq"). */
 struct dvmq_binding {
-	uint16_t requested, effective; /* queues of its own */
-	bool accepted;                 /* the NIC took the rule, or the configuration says so */
-	uint64_t by_default;           /* packets of the port that default queues brought before it was bound */
+	uint16_t requested;                /* queues of its own that it should have */
+	uint16_t n;                        /* that it has */
+	uint16_t queues[DVMQ_MAX_PAIRS];   /* flow, vmdq, static: their numbers; [0, n) */
+	bool accepted;                     /* the NIC took the rule, or the configuration says so */
+	uint64_t by_default;               /* packets of the port that default queues brought before it was bound */
+	struct rte_flow *rule;             /* flow */
 	char reason[256];
 };
 
 struct dvmq_steer_ops {
 	enum dvmq_steering steering;
+	enum dvmq_rx_mode rx_mode; /* what the uplink is to be configured for */
+	bool replicates;           /* the NIC puts a copy of each group frame into every port's queue: it is not flooded again */
 
 	/*
 	 * After the uplink started: can its NIC do that?  0, or -errno with the
@@ -29,38 +34,41 @@ struct dvmq_steer_ops {
 	int (*probe)(struct dvmq_port *uplink, struct dvmq_err *err);
 
 	/*
-	 * Gives `port` queues of its own, as its configuration and what is free allow,
-	 * and fills in the binding, also when it gives none.  A refusal is no error:
-	 * the default queue serves the port and the binding says why.
+	 * From its return on the NIC puts the frames of `port` into these queues (1 <= n <=
+	 * DVMQ_MAX_PAIRS, polled by nobody), a flow always into the same one; after detach()
+	 * again into the default queues.  What came before may still wait where it was put:
+	 * the caller sees to it (control/vmq.c).  0 or -errno with the driver's words in
+	 * err, and nothing is changed.  NULL: nothing in the NIC can or has to be set.
 	 */
+	int (*attach)(struct dvmq_port *uplink, struct dvmq_port *port, const uint16_t *queues, unsigned n,
+		      struct dvmq_err *err);
+	int (*detach)(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_err *err);
+
+	/* Without attach(): a port came or goes; what it has is the backend's own affair. */
 	void (*bind)(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_binding *binding);
 	void (*unbind)(struct dvmq_port *uplink, struct dvmq_port *port);
 };
 
-extern const struct dvmq_steer_ops dvmq_steer_flow, dvmq_steer_static, dvmq_steer_software;
+extern const struct dvmq_steer_ops dvmq_steer_flow, dvmq_steer_vmdq, dvmq_steer_static, dvmq_steer_software;
 
 /* An uplink's steering. */
 struct dvmq_steer {
 	const struct dvmq_steer_ops *ops;
 	char reason[384];                             /* why this backend */
 	struct dvmq_binding bindings[DVMQ_MAX_PORTS]; /* by port index */
-	struct rte_flow *rules[DVMQ_MAX_RXQ];         /* flow: by queue */
 };
 
 /*
- * Chooses the backend of a started uplink: the one that the configuration names,
- * else the first of flow and software that the NIC can do.  0 or -errno with err.
+ * Chooses the backend of an uplink and opens its device for it: the backend that the configuration
+ * names, else the first of flow, vmdq and software that the NIC can do.  0 or -errno with err.
  */
 int dvmq_steer_open(struct dvmq_port *uplink, struct dvmq_err *err);
-void dvmq_steer_close(struct dvmq_port *uplink); /* no rule is left in the NIC */
-
-/* Binds, unbinds a port on all uplinks. */
-void dvmq_steer_bind(struct dvmq_port *port);
-void dvmq_steer_unbind(struct dvmq_port *port);
+void dvmq_steer_close(struct dvmq_port *uplink); /* after dvmq_vmq_close(): no rule is left in the NIC */
 
 /*
  * The rule for a port as the NIC gets it: destination MAC, and the VLAN if the
- * port has one, to RX queue `queue`.  Pure; tests look at it.
+ * port has one, to one RX queue, or to several by RSS of the types rss_types (RTE_ETH_RSS_*).
+ * Pure; tests look at it.  `queues` is used as long as the spec is.
  */
 struct dvmq_flow_spec {
 	struct rte_flow_attr attr;
@@ -69,8 +77,25 @@ struct dvmq_flow_spec {
 	struct rte_flow_item_eth eth, eth_mask;
 	struct rte_flow_item_vlan vlan, vlan_mask;
 	struct rte_flow_action_queue queue;
+	struct rte_flow_action_rss rss;
 };
-void dvmq_flow_spec(const struct dvmq_port_conf *port, uint16_t queue, struct dvmq_flow_spec *spec);
+void dvmq_flow_spec(const struct dvmq_port_conf *port, const uint16_t *queues, unsigned n, uint64_t rss_types,
+		    struct dvmq_flow_spec *spec);
+
+/* --- software.c: the soft rings of a port --- */
+
+/*
+ * From its return on the default queues of `uplink` put the port's packets into n rings (1 <= n <= DVMQ_MAX_PAIRS),
+ * a flow always into the same, which nobody polls yet.  0 or -errno with err.
+ */
+int dvmq_soft_open(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n, struct dvmq_err *err);
+void dvmq_soft_start(struct dvmq_port *port); /* has them polled */
+void dvmq_soft_close(struct dvmq_port *port); /* empties them in order; default queues deliver inline again */
+
+/* Turned on and off as the load on the default queues asks.  Each slow tick. */
+void dvmq_soft_tick(uint64_t now_ms);
+
+/* --- control/vmq.c: who has queues of its own --- */
 
 /*
  * Makes an uplink queue that nobody polls the port's own, or a default queue
@@ -79,7 +104,18 @@ void dvmq_flow_spec(const struct dvmq_port_conf *port, uint16_t queue, struct dv
 void dvmq_queue_to_vmq(struct dvmq_queue *queue, struct dvmq_port *port);
 void dvmq_queue_to_default(struct dvmq_queue *queue);
 
-/* The soft queues of all software uplinks: turned on and off as the load on the default queues asks.  Each slow tick. */
-void dvmq_soft_tick(uint64_t now_ms);
+/* Binds a port that came to all uplinks; unbinds one that goes; unbinds all from an uplink that goes. */
+void dvmq_vmq_bind(struct dvmq_port *port);
+void dvmq_vmq_unbind(struct dvmq_port *port);
+void dvmq_vmq_close(struct dvmq_port *uplink);
+
+/*
+ * Gives a port n queues of its own on an uplink (0: none), with no packet lost or reordered by the change.  The
+ * binding tells what it has then, and why.  0, or -errno if it has fewer than n.
+ */
+int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n);
+
+/* Each slow tick: gives queues to those who need them. */
+void dvmq_vmq_tick(uint64_t now_ms);
 
 #endif

@@ -99,6 +99,12 @@ unsigned dvmq_worker_loop(struct dvmq_worker *worker);
  */
 bool dvmq_queue_hand(struct dvmq_queue *queue, struct dvmq_worker *to);
 
+/*
+ * Controller: asks the owner to take at once what waits in the queue: until a turn finds nothing, or as much
+ * as its ring holds was taken.  in_transit until that is done; refused like a hand-over.
+ */
+bool dvmq_queue_drain(struct dvmq_queue *queue);
+
 /* --- worker.c --- */
 
 extern struct dvmq_worker *dvmq_workers[DVMQ_MAX_WORKERS]; /* written at start, constant then */

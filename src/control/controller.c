@@ -116,7 +116,7 @@ static void tick(uint64_t now_ms)
 	}
 	slow_at = now_ms + (uint64_t)dvmq_balancer_params()->slow_ms;
 	dvmq_measure_slow();
-	dvmq_soft_tick(now_ms);
+	dvmq_vmq_tick(now_ms);
 	dvmq_balancer_run(DVMQ_LOOP_SLOW);
 }
 

@@ -199,22 +199,15 @@ void dvmq_ports_reconcile(void)
 
 static int open_device(struct dvmq_port *port, struct dvmq_err *err)
 {
-	bool rss = port->type == DVMQ_PORT_ETHDEV || port->conf.steering == DVMQ_STEER_SOFTWARE;
-
 	int ret;
 
 	if (port->type == DVMQ_PORT_VHOST) {
 		port->pool = dvmq_guest_pool(port->numa, err);
 		return port->pool != NULL ? 0 : -errno;
 	}
-	ret = dvmq_ethdev_open(port, rss, err);
-	if (ret < 0 || port->type == DVMQ_PORT_ETHDEV)
-		return ret;
+	if (port->type == DVMQ_PORT_ETHDEV)
+		return dvmq_ethdev_open(port, DVMQ_RX_RSS, err);
 	ret = dvmq_steer_open(port, err);
-	if (ret == 0 && !rss && port->conf.queues > 1 && port->steer->ops == &dvmq_steer_software) {
-		/* It turned out that the NIC cannot sort: then it shall at least spread. */
-		ret = dvmq_ethdev_open(port, true, err);
-	}
 	if (ret < 0) {
 		dvmq_steer_close(port);
 		dvmq_ethdev_close(port);
@@ -241,7 +234,7 @@ static int go_live(struct dvmq_port *port, struct dvmq_err *err)
 			dvmq_queue_start(port->queues[i]);
 	}
 	if (port->type != DVMQ_PORT_UPLINK)
-		dvmq_steer_bind(port);
+		dvmq_vmq_bind(port);
 	return 0;
 }
 
@@ -249,9 +242,9 @@ static void take_down(struct dvmq_port *port)
 {
 	port->leaving = true;
 	if (port->type == DVMQ_PORT_UPLINK)
-		dvmq_steer_close(port);
+		dvmq_vmq_close(port);
 	else
-		dvmq_steer_unbind(port);
+		dvmq_vmq_unbind(port);
 	dvmq_fdb_rebuild_floods(&(struct dvmq_err){0});
 	dvmq_fdb_forget_port(port);
 	if (port->type == DVMQ_PORT_VHOST)
@@ -262,6 +255,7 @@ static void take_down(struct dvmq_port *port)
 	rte_rcu_qsbr_synchronize(dvmq_rcu, RTE_QSBR_THRID_INVALID);
 	if (port->type != DVMQ_PORT_VHOST)
 		dvmq_ethdev_close(port);
+	dvmq_steer_close(port);
 	rte_free(port);
 }
 
@@ -279,7 +273,6 @@ static struct dvmq_port *new_port(const struct dvmq_port_conf *conf, unsigned in
 	atomic_store(&port->vid, -1);
 	for (unsigned i = 0; i < DVMQ_MAX_TXQ; i++)
 		rte_spinlock_init(&port->txq[i].lock);
-	rte_spinlock_init(&port->soft_lock.lock);
 	return port;
 }
 

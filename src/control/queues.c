@@ -116,6 +116,13 @@ int dvmq_queue_hand_wait(struct dvmq_queue *queue, struct dvmq_worker *to)
 	return dvmq_queue_settle(queue);
 }
 
+int dvmq_queue_drain_wait(struct dvmq_queue *queue)
+{
+	if (dvmq_queue_settle(queue) < 0 || !dvmq_queue_drain(queue))
+		return -ETIMEDOUT;
+	return dvmq_queue_settle(queue);
+}
+
 static double load_of(const struct dvmq_worker *worker)
 {
 	double load = 0;

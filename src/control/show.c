@@ -273,10 +273,12 @@ static void describe_queues(const struct dvmq_port *uplink, const struct dvmq_po
 		if (used >= size)
 			break;
 	}
-	if (port->soft_queue != NULL && port->soft_queue->port == uplink) {
+	for (unsigned i = 0; i < port->n_soft && port->soft_queues[i]->port == uplink && used < size; i++) {
+		const struct dvmq_queue *q = port->soft_queues[i];
+
 		(*ret_n)++;
-		*ret_proven |= get(&port->soft_queue->counters.packets) > 0;
-		snprintf(text, size, "%s", port->soft_queue->name);
+		*ret_proven |= get(&q->counters.packets) > 0;
+		used += (size_t)snprintf(text + used, size - used, "%s%s", used ? "," : "", q->name);
 	}
 }
 
@@ -327,6 +329,26 @@ json_t *dvmq_show_vmq(const char *name, struct dvmq_err *err)
 	return found(list, "port", name, err);
 }
 
+static json_t *rule_json(const struct dvmq_port *uplink, const struct dvmq_port *port, const struct dvmq_binding *binding)
+{
+	char queues[256];
+	bool proven;
+	unsigned n = 0;
+	json_t *o = json_object();
+
+	describe_queues(uplink, port, queues, sizeof(queues), &proven, &n);
+	json_object_set_new(o, "id", json_integer(binding->queues[0]));
+	json_object_set_new(o, "group", json_integer(0));
+	json_object_set_new(o, "prio", json_integer(0));
+	json_object_set_new(o, "attr", json_string("i--"));
+	json_object_set_new(o, "rule", json_sprintf("ETH%s => %s", port->vlan ? " VLAN" : "", n > 1 ? "RSS" : "QUEUE"));
+	json_object_set_new(o, "dst", mac_text(&port->conf.mac));
+	json_object_set_new(o, "vlan", json_integer(port->vlan));
+	json_object_set_new(o, "queue", json_string(queues));
+	json_object_set_new(o, "port", json_string(port->conf.name));
+	return o;
+}
+
 json_t *dvmq_flow_list(const char *name, struct dvmq_err *err)
 {
 	struct dvmq_port *uplink = dvmq_port_find(name);
@@ -337,23 +359,12 @@ json_t *dvmq_flow_list(const char *name, struct dvmq_err *err)
 		return NULL;
 	}
 	list = json_array();
-	for (unsigned i = 0; i < uplink->n_queues; i++) {
-		const struct dvmq_queue *q = uplink->queues[i];
-		json_t *o;
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		const struct dvmq_binding *binding = &uplink->steer->bindings[i];
+		const struct dvmq_port *port = dvmq_ports[i];
 
-		if (uplink->steer->rules[i] == NULL)
-			continue;
-		o = json_object();
-		json_object_set_new(o, "id", json_integer(i));
-		json_object_set_new(o, "group", json_integer(0));
-		json_object_set_new(o, "prio", json_integer(0));
-		json_object_set_new(o, "attr", json_string("i--"));
-		json_object_set_new(o, "rule", json_string(q->dst->vlan ? "ETH VLAN => QUEUE" : "ETH => QUEUE"));
-		json_object_set_new(o, "dst", mac_text(&q->dst->conf.mac));
-		json_object_set_new(o, "vlan", json_integer(q->dst->vlan));
-		json_object_set_new(o, "queue", json_string(q->name));
-		json_object_set_new(o, "port", json_string(q->dst->conf.name));
-		json_array_append_new(list, o);
+		if (port != NULL && binding->rule != NULL)
+			json_array_append_new(list, rule_json(uplink, port, binding));
 	}
 	return list;
 }

@@ -98,6 +98,12 @@ static uint32_t flow_hash(const struct rte_mbuf *m)
 	return hash;
 }
 
+/* One of n, always the same for a flow. */
+static inline unsigned spread(const struct rte_mbuf *m, unsigned n)
+{
+	return ((uint64_t)flow_hash(m) * n) >> 32;
+}
+
 /* A guest with several queues: a flow keeps its virtqueue, wherever it is polled from. */
 static void to_guest(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
 		     unsigned n)
@@ -115,7 +121,7 @@ static void to_guest(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvm
 		return;
 	}
 	for (unsigned i = 0; i < n; i++) {
-		unsigned pair = ((uint64_t)flow_hash(packets[i]) * pairs) >> 32;
+		unsigned pair = spread(packets[i], pairs);
 
 		sorted[pair][counts[pair]++] = packets[i];
 	}
@@ -173,22 +179,22 @@ static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dv
 }
 
 /*
- * Into the port's soft ring, for another worker.  False if it is shut by now.
+ * Into a soft ring, for another worker.  False if it is shut by now.
  * The packets count as received when they leave the ring (dvmq_poll_soft()).
  */
-static bool to_soft_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_ring *ring,
-			 struct rte_mbuf **packets, unsigned n)
+static bool to_soft_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst,
+			 struct dvmq_soft_ring *soft, struct rte_mbuf **packets, unsigned n)
 {
 	struct dvmq_port_counters *source = &w->counters[queue->port->index];
 	uint64_t bytes = bytes_of(packets, n);
 	unsigned put = 0;
 	bool open;
 
-	rte_spinlock_lock(&dst->soft_lock.lock);
-	open = dst->soft_lock.open;
+	rte_spinlock_lock(&soft->lock);
+	open = soft->open;
 	if (open)
-		put = rte_ring_sp_enqueue_burst(ring, (void **)packets, n, NULL);
-	rte_spinlock_unlock(&dst->soft_lock.lock);
+		put = rte_ring_sp_enqueue_burst(soft->ring, (void **)packets, n, NULL);
+	rte_spinlock_unlock(&soft->lock);
 	if (!open)
 		return false;
 	source->rx_packets -= put;
@@ -198,18 +204,50 @@ static bool to_soft_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct
 	return true;
 }
 
-void dvmq_deliver(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
-		  unsigned n)
+static void send_now(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
+		    unsigned n)
 {
-	struct rte_ring *ring = atomic_load_explicit(&dst->soft, memory_order_acquire);
-
-	if (queue->kind == DVMQ_QUEUE_DEFAULT) {
-		w->counters[dst->index].by_default += n;
-		if (ring != NULL && to_soft_ring(w, queue, dst, ring, packets, n))
-			return;
-	}
 	if (dst->type == DVMQ_PORT_VHOST)
 		to_guest(w, queue, dst, packets, n);
 	else
 		to_ethdev(w, queue, dst, packets, n);
+}
+
+/* The soft rings of a port: a flow keeps its ring. */
+static void by_soft(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct dvmq_soft *soft,
+		    struct rte_mbuf **packets, unsigned n)
+{
+	struct rte_mbuf *sorted[DVMQ_MAX_PAIRS][DVMQ_BURST];
+	uint8_t counts[DVMQ_MAX_PAIRS] = {0};
+
+	if (soft->n == 1) {
+		if (!to_soft_ring(w, queue, dst, &soft->rings[0], packets, n))
+			send_now(w, queue, dst, packets, n);
+		return;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		unsigned ring = spread(packets[i], soft->n);
+
+		sorted[ring][counts[ring]++] = packets[i];
+	}
+	for (unsigned i = 0; i < soft->n; i++)
+		if (counts[i] > 0 && !to_soft_ring(w, queue, dst, &soft->rings[i], sorted[i], counts[i]))
+			send_now(w, queue, dst, sorted[i], counts[i]);
+}
+
+void dvmq_deliver(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
+		  unsigned n)
+{
+	struct dvmq_soft *soft;
+
+	if (queue->kind == DVMQ_QUEUE_DEFAULT) {
+		w->counters[dst->index].by_default += n;
+		w->counters[dst->index].by_default_bytes += bytes_of(packets, n);
+		soft = atomic_load_explicit(&dst->soft, memory_order_acquire);
+		if (soft != NULL) {
+			by_soft(w, queue, dst, soft, packets, n);
+			return;
+		}
+	}
+	send_now(w, queue, dst, packets, n);
 }

@@ -341,7 +341,7 @@ static void sample_backlog(struct dvmq_worker *w, struct dvmq_queue *queue, unsi
 		return;
 	queue->sample_at = w->now + us_to_cycles(w, SAMPLE_US);
 	if (queue->kind == DVMQ_QUEUE_SOFT)
-		waiting = rte_ring_count(queue->ring);
+		waiting = rte_ring_count(queue->soft->ring);
 	else if (queue->port->type == DVMQ_PORT_VHOST)
 		/* split ring: only the lower 16 bits mean something */
 		waiting = rte_vhost_rx_queue_count(atomic_load_explicit(&queue->port->vid, memory_order_relaxed),
@@ -470,7 +470,7 @@ uint16_t dvmq_poll_guest(struct dvmq_worker *w, struct dvmq_queue *queue)
 uint16_t dvmq_poll_soft(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	struct rte_mbuf *packets[DVMQ_BURST];
-	unsigned n = rte_ring_sc_dequeue_burst(queue->ring, (void **)packets, DVMQ_BURST, NULL);
+	unsigned n = rte_ring_sc_dequeue_burst(queue->soft->ring, (void **)packets, DVMQ_BURST, NULL);
 
 	if (n == 0)
 		return 0;
@@ -488,15 +488,14 @@ uint16_t dvmq_poll_soft(struct dvmq_worker *w, struct dvmq_queue *queue)
  */
 void dvmq_soft_drain(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
-	struct dvmq_port *dst = queue->dst;
-	unsigned rounds = 2 * rte_ring_get_size(queue->ring) / DVMQ_BURST; /* a busy producer must not keep us here */
+	struct dvmq_soft_ring *soft = queue->soft;
+	unsigned rounds = 2 * rte_ring_get_size(soft->ring) / DVMQ_BURST; /* a busy producer must not keep us here */
 
-	while (rounds-- > 0 && rte_ring_count(queue->ring) > SOFT_LAST_BURST)
+	while (rounds-- > 0 && rte_ring_count(soft->ring) > SOFT_LAST_BURST)
 		dvmq_poll_soft(w, queue);
-	rte_spinlock_lock(&dst->soft_lock.lock);
+	rte_spinlock_lock(&soft->lock);
 	while (dvmq_poll_soft(w, queue) > 0)
 		;
-	dst->soft_lock.open = false;
-	atomic_store_explicit(&dst->soft, NULL, memory_order_release);
-	rte_spinlock_unlock(&dst->soft_lock.lock);
+	soft->open = false;
+	rte_spinlock_unlock(&soft->lock);
 }

@@ -24,6 +24,7 @@
 
 #include <dvmq/worker.h>
 
+#define DRAIN_UNKNOWN 4096 /* packets that a ring of unknown size is taken to hold */
 #define RARE_AFTER 64 /* empty turns after which a queue shares one look per loop with the other quiet ones */
 
 void dvmq_worker_wake(struct dvmq_worker *worker)
@@ -196,6 +197,21 @@ static void give(struct dvmq_worker *w, struct dvmq_queue *queue)
 	dvmq_inbox_post(target, &queue->msg);
 }
 
+/* What comes meanwhile must not keep us: a ring's worth is enough. */
+static void drain(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	uint32_t left = atomic_load_explicit(&queue->counters.capacity, memory_order_relaxed);
+	unsigned took;
+
+	if (left == 0)
+		left = DRAIN_UNKNOWN;
+	do {
+		took = turn(w, queue);
+		left -= took < left ? took : left;
+	} while (took > 0 && left > 0);
+	arrived(w, queue);
+}
+
 void dvmq_inbox_serve(struct dvmq_worker *w)
 {
 	struct dvmq_msg *msg = atomic_exchange(&w->inbox, NULL);
@@ -205,8 +221,10 @@ void dvmq_inbox_serve(struct dvmq_worker *w)
 
 		if (msg->type == DVMQ_MSG_TAKE)
 			take(w, msg->queue);
-		else
+		else if (msg->type == DVMQ_MSG_GIVE)
 			give(w, msg->queue);
+		else
+			drain(w, msg->queue);
 		msg = next;
 	}
 }
@@ -225,5 +243,21 @@ bool dvmq_queue_hand(struct dvmq_queue *queue, struct dvmq_worker *to)
 	queue->msg.target = to;
 	queue->msg.type = from != NULL ? DVMQ_MSG_GIVE : DVMQ_MSG_TAKE;
 	dvmq_inbox_post(from != NULL ? from : to, &queue->msg);
+	return true;
+}
+
+bool dvmq_queue_drain(struct dvmq_queue *queue)
+{
+	struct dvmq_worker *owner;
+
+	if (atomic_load_explicit(&queue->in_transit, memory_order_acquire))
+		return false;
+	owner = atomic_load_explicit(&queue->owner, memory_order_acquire);
+	if (owner == NULL)
+		return true;
+	atomic_store_explicit(&queue->in_transit, true, memory_order_relaxed);
+	queue->msg.queue = queue;
+	queue->msg.type = DVMQ_MSG_DRAIN;
+	dvmq_inbox_post(owner, &queue->msg);
 	return true;
 }

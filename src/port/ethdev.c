@@ -106,15 +106,20 @@ static int find_device(struct dvmq_port *port, struct dvmq_err *err)
 	return 0;
 }
 
-static int check_queues(const struct dvmq_port *port, const struct rte_eth_dev_info *info, struct dvmq_err *err)
+static int check(const struct dvmq_port *port, const struct rte_eth_dev_info *info, enum dvmq_rx_mode mode,
+		 struct dvmq_err *err)
 {
 	if (port->conf.queues > info->max_rx_queues)
 		return dvmq_fail(err, EINVAL, "%s: queues = %u, but %s (%s) has %u RX queues; lower it", port->conf.name,
 				 port->conf.queues, port->conf.device, info->driver_name, info->max_rx_queues);
+	if (mode == DVMQ_RX_VMDQ && (info->max_vmdq_pools < 2 || port->conf.queues < 2))
+		return dvmq_fail(err, ENOTSUP, "%s: %s has %u VMDq pools and queues = %u: both must be 2 or more",
+				 port->conf.name, info->driver_name, info->max_vmdq_pools, port->conf.queues);
 	return 0;
 }
 
-static int configure(struct dvmq_port *port, const struct rte_eth_dev_info *info, bool rss, struct dvmq_err *err)
+static int configure(struct dvmq_port *port, const struct rte_eth_dev_info *info, enum dvmq_rx_mode mode,
+		     struct dvmq_err *err)
 {
 	struct rte_eth_conf conf = {.intr_conf.rxq = 1};
 	bool tap = strcmp(info->driver_name, "net_tap") == 0; /* as many TX as RX queues, or it refuses */
@@ -124,7 +129,7 @@ static int configure(struct dvmq_port *port, const struct rte_eth_dev_info *info
 	port->multi_seg = info->tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 	if (port->multi_seg)
 		conf.txmode.offloads |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
-	if (rss && port->conf.queues > 1) {
+	if (mode == DVMQ_RX_RSS && port->conf.queues > 1) {
 		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 		conf.rx_adv_conf.rss_conf.rss_hf = info->flow_type_rss_offloads &
 						   (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP);
@@ -202,12 +207,27 @@ static int stop_again(struct dvmq_port *port)
 	return 0;
 }
 
-int dvmq_ethdev_open(struct dvmq_port *port, bool rss, struct dvmq_err *err)
+static int set_up(struct dvmq_port *port, const struct rte_eth_dev_info *info, enum dvmq_rx_mode mode,
+		  struct dvmq_err *err)
+{
+	int ret = configure(port, info, mode, err);
+
+	if (ret == 0)
+		ret = set_up_queues(port, err);
+	if (ret == 0)
+		ret = start(port, err);
+	return ret;
+}
+
+int dvmq_ethdev_open(struct dvmq_port *port, enum dvmq_rx_mode mode, struct dvmq_err *err)
 {
 	struct rte_eth_dev_info info;
-	int ret = port->registered ? stop_again(port) : find_device(port, err);
+	bool again = port->registered;
+	int ret = again ? 0 : find_device(port, err);
 
-	if (ret < 0)
+	if (mode == DVMQ_RX_RSS && port->conf.queues == 1)
+		mode = DVMQ_RX_PLAIN;
+	if (ret < 0 || (again && mode == port->rx_mode))
 		return ret;
 	port->registered = true;
 	port->numa = rte_eth_dev_socket_id(port->eth_id);
@@ -216,15 +236,16 @@ int dvmq_ethdev_open(struct dvmq_port *port, bool rss, struct dvmq_err *err)
 		ret = dvmq_fail(err, -ret, "%s: %s tells nothing of itself: %s", port->conf.name, port->conf.device,
 				rte_strerror(-ret));
 	if (ret == 0)
-		ret = check_queues(port, &info, err);
+		ret = check(port, &info, mode, err);
+	if (ret == -ENOTSUP && again)
+		return ret; /* it goes on as it is */
+	if (ret == 0 && again)
+		ret = stop_again(port);
 	if (ret == 0)
-		ret = configure(port, &info, rss, err);
-	if (ret == 0)
-		ret = set_up_queues(port, err);
-	if (ret == 0)
-		ret = start(port, err);
+		ret = set_up(port, &info, mode, err);
 	if (ret < 0)
 		dvmq_ethdev_close(port);
+	port->rx_mode = mode;
 	return ret;
 }
 

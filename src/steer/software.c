@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <rte_malloc.h>
 #include <rte_rcu_qsbr.h>
 #include <rte_ring.h>
 
@@ -37,52 +38,89 @@ static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port, struct d
 	snprintf(binding->reason, sizeof(binding->reason), "served inline: not hot on the default queue");
 }
 
-static int soft_on(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_err *err)
+static struct dvmq_queue *new_queue(struct dvmq_port *uplink, struct dvmq_port *port, unsigned i,
+				    struct dvmq_soft_ring *soft, struct dvmq_err *err)
 {
-	struct dvmq_queue *queue = dvmq_queue_new(port->conf.name, "soft", 0, uplink->numa, err);
+	struct dvmq_queue *queue = dvmq_queue_new(port->conf.name, "soft", i, uplink->numa, err);
 	char name[RTE_RING_NAMESIZE];
 
 	if (queue == NULL)
-		return -errno;
+		return NULL;
 	snprintf(name, sizeof(name), "soft_%u_%u", port->index, queue->id % 100000);
-	queue->ring = rte_ring_create(name, RING_SIZE, uplink->numa >= 0 ? uplink->numa : SOCKET_ID_ANY,
-				      RING_F_SP_ENQ | RING_F_SC_DEQ);
-	if (queue->ring == NULL) {
+	soft->ring = rte_ring_create(name, RING_SIZE, uplink->numa >= 0 ? uplink->numa : SOCKET_ID_ANY,
+				     RING_F_SP_ENQ | RING_F_SC_DEQ);
+	if (soft->ring == NULL) {
 		dvmq_queue_free(queue);
-		return dvmq_fail(err, ENOMEM, "port %s: no memory for a soft ring", port->conf.name);
+		dvmq_fail(err, ENOMEM, "port %s: no memory for a soft ring; give DPDK more hugepages (or -m MiB)",
+			  port->conf.name);
+		return NULL;
 	}
+	rte_spinlock_init(&soft->lock);
+	soft->open = true;
 	queue->kind = DVMQ_QUEUE_SOFT;
 	queue->poll = dvmq_poll_soft;
 	queue->drain = dvmq_soft_drain;
 	queue->port = uplink;
 	queue->dst = port;
+	queue->soft = soft;
 	queue->countable = true;
-	atomic_store(&queue->counters.capacity, rte_ring_get_capacity(queue->ring));
-	port->soft_queue = queue;
-	port->soft_lock.open = true; /* no producer yet: published by the next line */
-	atomic_store_explicit(&port->soft, queue->ring, memory_order_release);
-	dvmq_queue_start(queue);
+	atomic_store(&queue->counters.capacity, rte_ring_get_capacity(soft->ring));
+	return queue;
+}
+
+static void free_rings(struct dvmq_soft *soft)
+{
+	for (unsigned i = 0; i < soft->n; i++)
+		rte_ring_free(soft->rings[i].ring);
+	rte_free(soft);
+}
+
+int dvmq_soft_open(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n, struct dvmq_err *err)
+{
+	struct dvmq_soft *soft = rte_zmalloc("soft", sizeof(*soft) + n * sizeof(soft->rings[0]), 64);
+
+	if (soft == NULL)
+		return dvmq_fail(err, ENOMEM, "port %s: no memory for soft rings; give DPDK more hugepages (or -m MiB)",
+				 port->conf.name);
+	for (; soft->n < n; soft->n++) {
+		struct dvmq_queue *queue = new_queue(uplink, port, soft->n, &soft->rings[soft->n], err);
+
+		if (queue == NULL) {
+			while (port->n_soft > 0)
+				dvmq_queue_free(port->soft_queues[--port->n_soft]);
+			free_rings(soft);
+			return -ENOMEM;
+		}
+		port->soft_queues[port->n_soft++] = queue;
+	}
+	atomic_store_explicit(&port->soft, soft, memory_order_release);
+	rte_rcu_qsbr_synchronize(dvmq_rcu, RTE_QSBR_THRID_INVALID); /* from here on every producer has seen it */
 	return 0;
 }
 
-static void soft_off(struct dvmq_port *port)
+void dvmq_soft_start(struct dvmq_port *port)
 {
-	struct dvmq_queue *queue = port->soft_queue;
-	struct rte_ring *ring;
+	for (unsigned i = 0; i < port->n_soft; i++)
+		dvmq_queue_start(port->soft_queues[i]);
+}
 
-	if (queue == NULL)
+void dvmq_soft_close(struct dvmq_port *port)
+{
+	struct dvmq_soft *soft = atomic_load_explicit(&port->soft, memory_order_relaxed);
+
+	if (soft == NULL)
 		return;
-	port->soft_queue = NULL;
-	ring = queue->ring;
-	dvmq_queue_free(queue); /* its worker drains and shuts it */
+	while (port->n_soft > 0)
+		dvmq_queue_free(port->soft_queues[--port->n_soft]); /* its worker drains and shuts it */
+	atomic_store_explicit(&port->soft, NULL, memory_order_release);
 	rte_rcu_qsbr_synchronize(dvmq_rcu, RTE_QSBR_THRID_INVALID); /* producers may still look at it */
-	rte_ring_free(ring);
+	free_rings(soft);
 }
 
 static void unbind_port(struct dvmq_port *uplink, struct dvmq_port *port)
 {
-	if (port->soft_queue != NULL && port->soft_queue->port == uplink)
-		soft_off(port);
+	if (port->n_soft > 0 && port->soft_queues[0]->port == uplink)
+		dvmq_soft_close(port);
 }
 
 /* The default queue that needs most, if it needs relief. */
@@ -111,7 +149,7 @@ static struct dvmq_port *hottest_port(double *ret_share)
 		last_by_default[i] = now;
 		sum += packets;
 		if (packets > most && dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK &&
-		    dvmq_ports[i]->soft_queue == NULL) {
+		    dvmq_ports[i]->n_soft == 0) {
 			most = packets;
 			hottest = dvmq_ports[i];
 		}
@@ -125,15 +163,23 @@ static void relieve(struct dvmq_port *uplink, struct dvmq_port *port, double sha
 {
 	struct dvmq_queue *queue = hot_default_queue(uplink);
 	char reason[DVMQ_BALANCE_REASON];
-	struct dvmq_err err;
 
-	if (queue == NULL || dvmq_n_workers < 2 || port->soft_queue != NULL)
+	if (queue == NULL || dvmq_n_workers < 2 || port->n_soft > 0)
 		return;
 	snprintf(reason, sizeof(reason), "%s needs %.2f cores, %.0f %% of it for this port", queue->name,
 		 queue->load->demand, 100 * share);
-	if (soft_on(uplink, port, &err) < 0)
-		snprintf(reason, sizeof(reason), "%.*s", (int)sizeof(reason) - 1, err.text);
-	dvmq_decide(port->soft_queue ? "promote" : "refuse", port->conf.name, -1, -1, reason);
+	if (dvmq_vmq_set(uplink, port, 1) < 0)
+		snprintf(reason, sizeof(reason), "%.*s", (int)sizeof(reason) - 1, uplink->steer->bindings[port->index].reason);
+	dvmq_decide(port->n_soft > 0 ? "promote" : "refuse", port->conf.name, -1, -1, reason);
+}
+
+static double soft_demand(const struct dvmq_port *port)
+{
+	double demand = 0;
+
+	for (unsigned i = 0; i < port->n_soft; i++)
+		demand += port->soft_queues[i]->load->demand;
+	return demand;
 }
 
 /* Cold soft queues go. */
@@ -142,13 +188,13 @@ static void retire(uint64_t now_ms)
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
 		struct dvmq_port *port = dvmq_ports[i];
 
-		if (port == NULL || port->soft_queue == NULL || port->soft_queue->load->demand > COLD) {
+		if (port == NULL || port->n_soft == 0 || soft_demand(port) > COLD) {
 			cold_since[i] = now_ms;
 			continue;
 		}
 		if (now_ms - cold_since[i] < COLD_MS)
 			continue;
-		soft_off(port);
+		dvmq_soft_close(port);
 		dvmq_decide("demote", port->conf.name, -1, -1, "its soft queue needed less than 0.05 cores for 2 s");
 	}
 }
@@ -186,6 +232,7 @@ void dvmq_soft_tick(uint64_t now_ms)
 
 const struct dvmq_steer_ops dvmq_steer_software = {
 	.steering = DVMQ_STEER_SOFTWARE,
+	.rx_mode = DVMQ_RX_RSS,
 	.bind = bind_port,
 	.unbind = unbind_port,
 };

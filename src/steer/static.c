@@ -18,7 +18,7 @@ static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port, struct d
 		return;
 	}
 	binding->requested = conf->vmq_last - conf->vmq_first + 1;
-	for (unsigned i = conf->vmq_first; i <= conf->vmq_last; i++) {
+	for (unsigned i = conf->vmq_first; i <= conf->vmq_last && binding->n < DVMQ_MAX_PAIRS; i++) {
 		if (i >= uplink->n_queues) {
 			snprintf(binding->reason, sizeof(binding->reason), "%s has no queue %u, only 0-%u", uplink->conf.name, i,
 				 uplink->n_queues - 1);
@@ -28,7 +28,7 @@ static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port, struct d
 		if (dvmq_queue_hand_wait(uplink->queues[i], NULL) < 0)
 			continue;
 		dvmq_queue_to_vmq(uplink->queues[i], port);
-		binding->effective++;
+		binding->queues[binding->n++] = i;
 	}
 	binding->accepted = true;
 	snprintf(binding->reason, sizeof(binding->reason), "set in the configuration");

@@ -64,7 +64,7 @@ static int make_port(unsigned i, struct dvmq_err *err)
 	port->numa = -1;
 	atomic_store(&port->vid, -1);
 	if (port->type != DVMQ_PORT_VHOST)
-		ret = dvmq_ethdev_open(port, false, err);
+		ret = dvmq_ethdev_open(port, DVMQ_RX_PLAIN, err);
 	queue->port = port;
 	queue->kind = port->type == DVMQ_PORT_UPLINK ? DVMQ_QUEUE_DEFAULT : DVMQ_QUEUE_GUEST;
 	queue->poll = port->type == DVMQ_PORT_UPLINK ? dvmq_poll_default : dvmq_poll_access;
@@ -846,24 +846,28 @@ static void test_soft_ring(void)
 {
 	struct dvmq_port *dst = ports[PLAIN1];
 	struct dvmq_queue *soft = rte_zmalloc("queue", sizeof(*soft), 64);
+	struct dvmq_soft *rings = rte_zmalloc("soft", sizeof(*rings) + sizeof(rings->rings[0]), 64);
 
 	begin();
 	CU_ASSERT_PTR_NOT_NULL_FATAL(soft);
-	soft->ring = rte_ring_create("soft", 64, SOCKET_ID_ANY, RING_F_SP_ENQ | RING_F_SC_DEQ); /* 63 fit */
-	CU_ASSERT_PTR_NOT_NULL_FATAL(soft->ring);
+	CU_ASSERT_PTR_NOT_NULL_FATAL(rings);
+	rings->n = 1;
+	soft->soft = &rings->rings[0];
+	soft->soft->ring = rte_ring_create("soft", 64, SOCKET_ID_ANY, RING_F_SP_ENQ | RING_F_SC_DEQ); /* 63 fit */
+	CU_ASSERT_PTR_NOT_NULL_FATAL(soft->soft->ring);
 	soft->kind = DVMQ_QUEUE_SOFT;
 	soft->port = ports[UP0];
 	soft->dst = dst;
 	dvmq_fdb_learn(dvmq_fdb_key(mac_a, 0), dst, 1000);
-	dst->soft_lock.open = true;
-	atomic_store(&dst->soft, soft->ring);
+	soft->soft->open = true;
+	atomic_store(&dst->soft, rings);
 
 	for (unsigned i = 0; i < 70; i++)
 		put(UP0, &(struct frame){.dst = mac_a, .src = mac_b, .tag = -1, .length = 100 + i});
 	CU_ASSERT_EQUAL(turn(UP0), 64);
 	CU_ASSERT_EQUAL(turn(UP0), 6);
 	CU_ASSERT_STRING_EQUAL(delivered(), "0000000");
-	CU_ASSERT_EQUAL(rte_ring_count(soft->ring), 63);
+	CU_ASSERT_EQUAL(rte_ring_count(soft->soft->ring), 63);
 	CU_ASSERT_EQUAL(count(PLAIN1)->drop[DVMQ_DROP_SOFT_FULL], 7);
 	check_sum(7);
 	inject(PLAIN2, mac_a, mac_c); /* from a guest: not by way of the soft ring */
@@ -876,15 +880,14 @@ static void test_soft_ring(void)
 	inject(UP0, mac_a, mac_b);
 	dvmq_soft_drain(worker, soft);
 	CU_ASSERT_EQUAL(got(PLAIN1), 1);
-	CU_ASSERT_PTR_NULL(atomic_load(&dst->soft));
-	CU_ASSERT_FALSE(dst->soft_lock.open);
-	atomic_store(&dst->soft, soft->ring); /* a producer that looked before it was shut */
+	CU_ASSERT_FALSE(soft->soft->open);
 	inject(UP0, mac_a, mac_b);
 	CU_ASSERT_EQUAL(got(PLAIN1), 1); /* inline */
-	CU_ASSERT_EQUAL(rte_ring_count(soft->ring), 0);
+	CU_ASSERT_EQUAL(rte_ring_count(soft->soft->ring), 0);
 	atomic_store(&dst->soft, NULL);
 	check_sum(73);
-	rte_ring_free(soft->ring);
+	rte_ring_free(soft->soft->ring);
+	rte_free(rings);
 	rte_free(soft);
 	end();
 }

@@ -59,7 +59,7 @@ static void test_rule_mac(void)
 	struct dvmq_flow_spec spec;
 
 	memset(&spec, 0xa5, sizeof(spec));
-	dvmq_flow_spec(&example, 3, &spec);
+	dvmq_flow_spec(&example, &(uint16_t){3}, 1, 0, &spec);
 	check_ethernet(&spec);
 	CU_ASSERT_EQUAL(spec.items[1].type, RTE_FLOW_ITEM_TYPE_END);
 	check_action(&spec, 3);
@@ -72,7 +72,7 @@ static void test_rule_mac_vlan(void)
 
 	conf.vlan = 0x0abc;
 	memset(&spec, 0xa5, sizeof(spec));
-	dvmq_flow_spec(&conf, 300, &spec);
+	dvmq_flow_spec(&conf, &(uint16_t){300}, 1, 0, &spec);
 	check_ethernet(&spec);
 	CU_ASSERT_EQUAL(spec.items[1].type, RTE_FLOW_ITEM_TYPE_VLAN);
 	CU_ASSERT_PTR_NULL(spec.items[1].last);
@@ -243,12 +243,12 @@ static void test_static(void)
 	CU_ASSERT_EQUAL(dvmq_port_find("up0")->steer->ops->steering, DVMQ_STEER_STATIC);
 	CU_ASSERT_STRING_EQUAL(dvmq_port_find("up0")->steer->reason, "set in the configuration");
 	CU_ASSERT_EQUAL(binding_of("web1")->requested, 1);
-	CU_ASSERT_EQUAL(binding_of("web1")->effective, 1);
+	CU_ASSERT_EQUAL(binding_of("web1")->n, 1);
 	CU_ASSERT_TRUE(binding_of("web1")->accepted);
 	CU_ASSERT_EQUAL(binding_of("web2")->requested, 2);
-	CU_ASSERT_EQUAL(binding_of("web2")->effective, 2);
+	CU_ASSERT_EQUAL(binding_of("web2")->n, 2);
 	CU_ASSERT_EQUAL(binding_of("web3")->requested, 0);
-	CU_ASSERT_EQUAL(binding_of("web3")->effective, 0);
+	CU_ASSERT_EQUAL(binding_of("web3")->n, 0);
 	CU_ASSERT_FALSE(binding_of("web3")->accepted);
 	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web3")->reason, "no vmq ="));
 	for (unsigned i = 0; i < 4; i++) {
@@ -291,7 +291,7 @@ static void test_static(void)
 	confs[1].vmq_first = confs[1].vmq_last = 7;
 	if (open_ports()) {
 		CU_ASSERT_EQUAL(binding_of("web5")->requested, 1);
-		CU_ASSERT_EQUAL(binding_of("web5")->effective, 0);
+		CU_ASSERT_EQUAL(binding_of("web5")->n, 0);
 		CU_ASSERT_FALSE(binding_of("web5")->accepted);
 		CU_ASSERT_STRING_EQUAL(binding_of("web5")->reason, "up0 has no queue 7, only 0-1");
 	}
@@ -305,7 +305,7 @@ static void test_choice(void)
 	if (open_ports()) {
 		CU_ASSERT_EQUAL(dvmq_port_find("up0")->steer->ops->steering, DVMQ_STEER_SOFTWARE);
 		CU_ASSERT_PTR_NOT_NULL(
-		    strstr(dvmq_port_find("up0")->steer->reason, "no flow rules: the driver refuses"));
+		    strstr(dvmq_port_find("up0")->steer->reason, "no flow: the driver refuses"));
 	}
 	dvmq_ports_close();
 
@@ -344,7 +344,7 @@ static void test_software(void)
 		return;
 	def = dvmq_queue_find("up0/rx0");
 	CU_ASSERT_EQUAL(binding_of("web1")->requested, 1);
-	CU_ASSERT_EQUAL(binding_of("web1")->effective, 0);
+	CU_ASSERT_EQUAL(binding_of("web1")->n, 0);
 	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web1")->reason, "inline"));
 	feed(0, 1, 0, 100);
 	feed(0, 2, 0, 10);
