@@ -14,8 +14,7 @@
 #include <dvmq/fdb.h>
 #include <dvmq/steer.h>
 
-#include "eal.h"
-#include "unit.h"
+#include "workers.h"
 
 #define WORKERS	   3  /* the uplink gets one TX queue more, by which the test feeds its RX queues */
 #define PATIENCE_S 20 /* only a failure takes that long */
@@ -87,10 +86,7 @@ static void test_rule_mac_vlan(void)
 
 /* ---- the backends ---- */
 
-static struct rte_mempool *pool;
 static struct dvmq_port_conf confs[4];
-static struct dvmq_conf conf = {.ports = confs};
-static struct dvmq_err err;
 
 static struct dvmq_port_conf *add_conf(enum dvmq_port_type type, const char *name, const char *device)
 {
@@ -108,6 +104,7 @@ static void add_uplink(unsigned queues, enum dvmq_steering steering)
 	struct dvmq_port_conf *port;
 	char device[64];
 
+	conf.ports = confs;
 	conf.n_ports = 0;
 	snprintf(device, sizeof(device), "net_ring_up%u", serial++);
 	port = add_conf(DVMQ_PORT_UPLINK, "up0", device);
@@ -207,20 +204,6 @@ static bool await_owner(const char *name)
 static uint64_t taken_by(const char *name)
 {
 	return atomic_load(&dvmq_queue_find(name)->counters.packets);
-}
-
-static void check_sum(void)
-{
-	const struct dvmq_stats *stats = dvmq_stats_collect();
-	uint64_t in = 0, out = 0;
-
-	for (unsigned i = 0; i <= DVMQ_MAX_PORTS; i++) {
-		in += stats->port[i].rx_packets + stats->port[i].flood_copies;
-		out += stats->port[i].tx_packets;
-		for (unsigned reason = 0; reason < DVMQ_DROP_REASONS; reason++)
-			out += stats->port[i].drop[reason];
-	}
-	CU_ASSERT_EQUAL(in, out);
 }
 
 static void test_static(void)
@@ -387,45 +370,6 @@ static void test_software(void)
 	dvmq_ports_close();
 }
 
-/* ---- start and stop ---- */
-
-static bool start(void)
-{
-	struct dvmq_conf *defaults;
-
-	if (!eal_start(WORKERS) || dvmq_conf_read(NULL, &defaults, &err) < 0)
-		return false;
-	conf.balance = defaults->balance;
-	dvmq_conf_free(defaults);
-	rte_rcu_qsbr_thread_register(dvmq_rcu, DVMQ_RCU_CONTROLLER);
-	pool = rte_pktmbuf_pool_create("test", 8191, 0, 0, RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
-	if (pool == NULL)
-		return false;
-	for (unsigned i = 0; i < WORKERS; i++) {
-		dvmq_workers[i] = dvmq_worker_new(i + 1, i, DVMQ_MAX_QUEUES, &err);
-		if (dvmq_workers[i] == NULL)
-			return false;
-		dvmq_n_workers++;
-		rte_eal_remote_launch(dvmq_worker_main, dvmq_workers[i], i + 1);
-	}
-	return dvmq_fdb_open(&err) == 0 && dvmq_balancer_open(&conf, &err) == 0;
-}
-
-static void stop(void)
-{
-	dvmq_balancer_close();
-	dvmq_fdb_close();
-	for (unsigned i = 0; i < dvmq_n_workers; i++) {
-		atomic_store(&dvmq_workers[i]->stop, true);
-		dvmq_worker_wake(dvmq_workers[i]);
-	}
-	rte_eal_mp_wait_lcore();
-	while (dvmq_n_workers > 0)
-		dvmq_worker_free(dvmq_workers[--dvmq_n_workers]);
-	rte_mempool_free(pool);
-	eal_stop();
-}
-
 int main(void)
 {
 	CU_TestInfo tests[] = {
@@ -435,10 +379,10 @@ int main(void)
 	};
 	int ret = EXIT_FAILURE;
 
-	if (start())
+	if (workers_start(WORKERS))
 		ret = unit_run("steering", tests);
 	else
 		fprintf(stderr, "%s\n", err.text);
-	stop();
+	workers_stop();
 	return ret;
 }

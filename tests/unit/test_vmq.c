@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A port that gets and loses queues of its own while its traffic runs: nothing is
+ * lost, doubled or overtaken.  Real workers, rings for wires; the NIC is a thread
+ * here, which puts each frame where the steering backend told it last.
+ */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <rte_eth_ring.h>
+#include <rte_ethdev.h>
+#include <rte_ring.h>
+
+#include <dvmq/steer.h>
+
+#include "workers.h"
+
+#define WORKERS     3
+#define QUEUES      4
+#define FLOWS       16
+#define OUTSTANDING 300 /* frames on their way; more than a burst, less than a ring */
+#define CHANGES     1500
+#define FRAMES      40 /* delivered between two changes, at least */
+
+static const struct rte_ether_addr mac = {{0x02, 0, 0, 0, 0, 1}};
+
+static struct wire {
+	struct rte_ring *rx[QUEUES]; /* NIC to uplink */
+	struct rte_ring *sink;       /* what the uplink sends */
+	struct rte_ring *nothing;    /* what the port receives */
+	struct rte_ring *out;        /* what the port is sent */
+} wire;
+
+/* ---- the NIC ---- */
+
+static struct nic {
+	pthread_mutex_t lock;
+	uint16_t queues[DVMQ_MAX_PAIRS];
+	unsigned n; /* 0: no rule, all to queue 0 */
+} nic = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static int attach(struct dvmq_port *uplink, struct dvmq_port *port, const uint16_t *queues, unsigned n,
+		  struct dvmq_err *ret_err)
+{
+	(void)uplink;
+	(void)port;
+	(void)ret_err;
+	pthread_mutex_lock(&nic.lock);
+	memcpy(nic.queues, queues, n * sizeof(queues[0]));
+	nic.n = n;
+	pthread_mutex_unlock(&nic.lock);
+	return 0;
+}
+
+static int detach(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_err *ret_err)
+{
+	(void)uplink;
+	(void)port;
+	(void)ret_err;
+	pthread_mutex_lock(&nic.lock);
+	nic.n = 0;
+	pthread_mutex_unlock(&nic.lock);
+	return 0;
+}
+
+static const struct dvmq_steer_ops backend = {.steering = DVMQ_STEER_FLOW, .attach = attach, .detach = detach};
+
+struct payload {
+	uint32_t flow, number;
+};
+
+static _Atomic bool feeding;
+static _Atomic uint64_t fed, arrived, wrong;
+
+static struct rte_mbuf *make_frame(const struct payload *payload)
+{
+	struct rte_mbuf *m = rte_pktmbuf_alloc(pool);
+	struct rte_ether_hdr *eth;
+
+	if (m == NULL)
+		return NULL;
+	eth = (void *)rte_pktmbuf_append(m, 64);
+	if (eth == NULL)
+		abort();
+	memset(eth, 0, 64);
+	eth->dst_addr = mac;
+	eth->src_addr = (struct rte_ether_addr){{0x02, 0, 0, 0, 0, 0xee}};
+	eth->ether_type = RTE_BE16(0x88b5); /* local experimental */
+	memcpy(eth + 1, payload, sizeof(*payload));
+	return m;
+}
+
+static void *feed(void *arg)
+{
+	uint32_t next[FLOWS] = {0};
+	unsigned flow = 0;
+
+	(void)arg;
+	while (atomic_load(&feeding)) {
+		struct payload payload = {.flow = flow, .number = next[flow]};
+		struct rte_mbuf *m = fed - arrived < OUTSTANDING ? make_frame(&payload) : NULL;
+
+		if (m == NULL) {
+			sched_yield();
+			continue;
+		}
+		pthread_mutex_lock(&nic.lock);
+		rte_ring_enqueue(wire.rx[nic.n ? nic.queues[flow % nic.n] : 0], m);
+		pthread_mutex_unlock(&nic.lock);
+		next[flow]++;
+		flow = (flow * 5 + 3) % FLOWS;
+		fed++;
+	}
+	return NULL;
+}
+
+static void *check(void *arg)
+{
+	uint32_t next[FLOWS] = {0};
+	void *m;
+
+	(void)arg;
+	while (atomic_load(&feeding) || arrived < fed) {
+		struct payload payload;
+
+		if (rte_ring_dequeue(wire.out, &m) < 0) {
+			sched_yield();
+			continue;
+		}
+		memcpy(&payload, rte_pktmbuf_mtod_offset((struct rte_mbuf *)m, void *, sizeof(struct rte_ether_hdr)),
+		       sizeof(payload));
+		if (payload.number != next[payload.flow])
+			wrong++;
+		next[payload.flow] = payload.number + 1;
+		rte_pktmbuf_free(m);
+		arrived++;
+	}
+	return NULL;
+}
+
+/* ---- the test ---- */
+
+static struct rte_ring *ring(const char *name)
+{
+	struct rte_ring *r = rte_ring_create(name, 1024, SOCKET_ID_ANY, 0);
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(r);
+	return r;
+}
+
+static void make_wire(void)
+{
+	static const char *const names[QUEUES] = {"rx0", "rx1", "rx2", "rx3"};
+
+	for (unsigned i = 0; i < QUEUES; i++)
+		wire.rx[i] = ring(names[i]);
+	wire.sink = ring("sink");
+	wire.nothing = ring("nothing");
+	wire.out = ring("out");
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("up0", wire.rx, QUEUES, &wire.sink, 1, SOCKET_ID_ANY) >= 0);
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("web1", &wire.nothing, 1, &wire.out, 1, SOCKET_ID_ANY) >= 0);
+}
+
+static struct dvmq_port *add(enum dvmq_port_type type, const char *name, const char *device)
+{
+	struct dvmq_port_conf port;
+
+	CU_ASSERT_EQUAL(dvmq_conf_port_init(&port, type, name, &err), 0);
+	CU_ASSERT_EQUAL(dvmq_conf_port_set(&port, "device", device, &err), 0);
+	if (type == DVMQ_PORT_UPLINK) {
+		port.queues = QUEUES;
+		port.steering = DVMQ_STEER_STATIC;
+	} else {
+		port.has_mac = true;
+		port.mac = mac;
+	}
+	CU_ASSERT_EQUAL_FATAL(dvmq_port_add(&port, &err), 0);
+	return dvmq_port_find(name);
+}
+
+static void change(struct dvmq_port *uplink, struct dvmq_port *port)
+{
+	uint64_t enough = arrived + FRAMES;
+	unsigned n = (unsigned)rand() % QUEUES, vmqs = 0;
+
+	CU_ASSERT_EQUAL(dvmq_vmq_set(uplink, port, n), 0);
+	CU_ASSERT_EQUAL(uplink->steer->bindings[port->index].n, n);
+	for (unsigned i = 0; i < QUEUES; i++) {
+		CU_ASSERT_EQUAL(dvmq_queue_settle(uplink->queues[i]), 0);
+		CU_ASSERT_PTR_NOT_NULL(atomic_load(&uplink->queues[i]->owner));
+		vmqs += uplink->queues[i]->kind == DVMQ_QUEUE_VMQ;
+	}
+	CU_ASSERT_EQUAL(vmqs, n);
+	while (arrived < enough)
+		sched_yield();
+}
+
+static void test_changes(void)
+{
+	struct dvmq_port *uplink, *port;
+	pthread_t feeder, checker;
+
+	make_wire();
+	uplink = add(DVMQ_PORT_UPLINK, "up0", "net_ring_up0");
+	uplink->steer->ops = &backend;
+	port = add(DVMQ_PORT_ETHDEV, "web1", "net_ring_web1");
+	CU_ASSERT_EQUAL(uplink->steer->bindings[port->index].n, 1); /* there was one to be had */
+
+	srand(1);
+	feeding = true;
+	pthread_create(&feeder, NULL, feed, NULL);
+	pthread_create(&checker, NULL, check, NULL);
+	for (unsigned i = 0; i < CHANGES; i++)
+		change(uplink, port);
+	atomic_store(&feeding, false);
+	pthread_join(feeder, NULL);
+	pthread_join(checker, NULL); /* ends when everything has arrived */
+	CU_ASSERT_EQUAL(wrong, 0);
+	CU_ASSERT_EQUAL(rte_ring_count(wire.out), 0);
+	CU_ASSERT_EQUAL(dvmq_stats_collect()->port[port->index].tx_packets, arrived);
+	check_sum();
+
+	CU_ASSERT_EQUAL(dvmq_port_del("web1", &err), 0);
+	CU_ASSERT_EQUAL(nic.n, 0);
+	dvmq_ports_close();
+	CU_ASSERT_EQUAL(rte_mempool_in_use_count(pool), 0);
+	CU_ASSERT_EQUAL(dvmq_n_queues, 0);
+}
+
+int main(void)
+{
+	CU_TestInfo tests[] = {
+	    {"queues come and go under traffic", test_changes},
+	    CU_TEST_INFO_NULL,
+	};
+	int ret = EXIT_FAILURE;
+
+	if (workers_start(WORKERS))
+		ret = unit_run("vmq", tests);
+	else
+		fprintf(stderr, "%s\n", err.text);
+	workers_stop();
+	return ret;
+}
