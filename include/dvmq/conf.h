@@ -45,6 +45,7 @@ struct dvmq_port_conf {
 	enum dvmq_steering steering; /* uplink */
 	bool has_vmq;
 	uint16_t vmq_first, vmq_last; /* static steering: the uplink queues of this port */
+	uint16_t min, max;            /* queues of its own on an uplink; default 0 and its queue pairs */
 	uint16_t weight;              /* 1..10000, default 100 */
 };
 

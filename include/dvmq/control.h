@@ -57,6 +57,7 @@ struct dvmq_load {
 	struct dvmq_cleared cleared;
 	/* as of the last sample */
 	uint64_t packets, cycles, full_turns, emptied;
+	uint64_t bytes; /* as of the last look of control/vmq.c */
 	uint32_t backlog;
 	double fast_demand, fast_occupancy; /* over the last fast period; demand smoothed */
 	double pps, load, demand, cycles_per_packet, occupancy; /* over the last slow period, all but the last smoothed */

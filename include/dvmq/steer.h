@@ -10,6 +10,7 @@
 #include <rte_flow.h>
 
 #include <dvmq/port.h>
+#include <dvmq/share.h>
 
 /* What a port has on an uplink, and why ("show vmq"). */
 struct dvmq_binding {
@@ -19,7 +20,12 @@ struct dvmq_binding {
 	bool accepted;                     /* the NIC took the rule, or the configuration says so */
 	uint64_t by_default;               /* packets of the port that default queues brought before it was bound */
 	struct rte_flow *rule;             /* flow */
-	char reason[256];
+	char reason[256];                  /* what came of it in the NIC */
+	char why[DVMQ_SHARE_REASON];       /* why it is to have that many */
+	uint64_t bytes;                    /* its queues took since it was last looked at */
+	uint64_t by_default_seen;          /* bytes by default queues as of then */
+	unsigned refusals;                 /* in a row, by the NIC; not before retry_ms again */
+	uint64_t retry_ms;
 };
 
 struct dvmq_steer_ops {
@@ -56,13 +62,17 @@ struct dvmq_steer {
 	const struct dvmq_steer_ops *ops;
 	char reason[384];                             /* why this backend */
 	struct dvmq_binding bindings[DVMQ_MAX_PORTS]; /* by port index */
+	struct dvmq_share *share;                     /* with attach(): who shall have how many */
+	const struct dvmq_share_change *todo;         /* what it said last and is still to be done, in its memory */
+	unsigned n_todo;
+	uint64_t shared_ms;                           /* when it was last asked */
 };
 
 /*
  * Chooses the backend of an uplink and opens its device for it: the backend that the configuration
  * names, else the first of flow, vmdq and software that the NIC can do.  0 or -errno with err.
  */
-int dvmq_steer_open(struct dvmq_port *uplink, struct dvmq_err *err);
+int dvmq_steer_open(struct dvmq_port *uplink, const struct dvmq_share_params *params, struct dvmq_err *err);
 void dvmq_steer_close(struct dvmq_port *uplink); /* after dvmq_vmq_close(): no rule is left in the NIC */
 
 /*
@@ -115,7 +125,7 @@ void dvmq_vmq_close(struct dvmq_port *uplink);
  */
 int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n);
 
-/* Each slow tick: gives queues to those who need them. */
-void dvmq_vmq_tick(uint64_t now_ms);
+void dvmq_vmq_tick(uint64_t now_ms); /* each slow period: decides who shall have how many queues */
+void dvmq_vmq_step(uint64_t now_ms); /* each period: makes one of the changes that were decided */
 
 #endif

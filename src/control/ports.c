@@ -199,6 +199,7 @@ void dvmq_ports_reconcile(void)
 
 static int open_device(struct dvmq_port *port, struct dvmq_err *err)
 {
+	struct dvmq_share_params share;
 	int ret;
 
 	if (port->type == DVMQ_PORT_VHOST) {
@@ -207,7 +208,9 @@ static int open_device(struct dvmq_port *port, struct dvmq_err *err)
 	}
 	if (port->type == DVMQ_PORT_ETHDEV)
 		return dvmq_ethdev_open(port, DVMQ_RX_RSS, err);
-	ret = dvmq_steer_open(port, err);
+	dvmq_share_defaults(&share);
+	share.high = dvmq_balancer_params()->high;
+	ret = dvmq_steer_open(port, &share, err);
 	if (ret < 0) {
 		dvmq_steer_close(port);
 		dvmq_ethdev_close(port);

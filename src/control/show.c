@@ -297,6 +297,8 @@ static json_t *vmq_json(const struct dvmq_port *uplink, const struct dvmq_port *
 		snprintf(reason, sizeof(reason),
 			 "%s, but its frames still arrive on the default queue: the NIC accepted the rule and does not follow it",
 			 b->reason);
+	if (b->why[0])
+		snprintf(reason + strlen(reason), sizeof(reason) - strlen(reason), "%s%s", reason[0] ? "; " : "", b->why);
 	json_object_set_new(o, "port", json_string(port->conf.name));
 	json_object_set_new(o, "uplink", json_string(uplink->conf.name));
 	json_object_set_new(o, "steering", json_string(dvmq_steering_name(uplink->steer->ops->steering)));

@@ -208,6 +208,165 @@ int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
 	return set_nic_queues(uplink, port, n);
 }
 
+/* ---- by demand ---- */
+
+#define RETRY_MS     1000   /* a rule that the NIC refused is tried again after that, then after twice as long ... */
+#define RETRY_MAX_MS 300000
+
+static struct dvmq_share_port wishes[DVMQ_MAX_PORTS]; /* of one uplink's planning */
+
+/* Never reused, other than the port's index. */
+static uint32_t id_of(const struct dvmq_port *port)
+{
+	return port->queues[0]->id;
+}
+
+/* Adds what the uplink's queues took since the last look to their ports'.  The need of its default queues, in cores. */
+static double gather(struct dvmq_port *uplink)
+{
+	double by_default = 0;
+
+	for (unsigned i = 0; i < uplink->n_queues; i++) {
+		struct dvmq_queue *queue = uplink->queues[i];
+		uint64_t bytes = atomic_load_explicit(&queue->counters.bytes, memory_order_relaxed);
+
+		if (queue->kind == DVMQ_QUEUE_VMQ)
+			binding_of(uplink, queue->dst)->bytes += bytes - queue->load->bytes;
+		else
+			by_default += queue->load->demand;
+		queue->load->bytes = bytes;
+	}
+	return by_default;
+}
+
+static double need_of(struct dvmq_port *uplink, const struct dvmq_port *port)
+{
+	double need = 0;
+
+	for (unsigned i = 0; i < uplink->n_queues; i++)
+		if (uplink->queues[i]->dst == port)
+			need += uplink->queues[i]->load->demand;
+	return need;
+}
+
+/* Bytes that default queues brought the port since the last look.  Of all uplinks: where there are two, each counts both. */
+static uint64_t new_by_default(struct dvmq_binding *b, uint64_t bytes)
+{
+	uint64_t added = bytes >= b->by_default_seen ? bytes - b->by_default_seen : bytes; /* cleared meanwhile */
+
+	b->by_default_seen = bytes;
+	return added;
+}
+
+/* Fills in `wishes`.  How many. */
+static unsigned take_wishes(struct dvmq_port *uplink, uint64_t now_ms)
+{
+	double seconds = (now_ms - uplink->steer->shared_ms) / 1000.0, default_need = gather(uplink), default_bytes = 0;
+	const struct dvmq_stats *stats = dvmq_stats_collect();
+	double by_default[DVMQ_MAX_PORTS];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		struct dvmq_port *port = dvmq_ports[i];
+		struct dvmq_binding *b = &uplink->steer->bindings[i];
+		unsigned pairs;
+
+		if (port == NULL || port->type == DVMQ_PORT_UPLINK)
+			continue;
+		pairs = port->type == DVMQ_PORT_VHOST ? atomic_load(&port->n_rxvq) : 1;
+		by_default[n] = new_by_default(b, stats->port[i].by_default_bytes);
+		default_bytes += by_default[n];
+		wishes[n] = (struct dvmq_share_port){
+			.id = id_of(port),
+			.name = port->conf.name,
+			.bytes_per_s = (by_default[n] + b->bytes) / seconds,
+			.demand = need_of(uplink, port),
+			.holds = b->n,
+			.pairs = pairs ? pairs : 1,
+			.min = port->conf.min,
+			.max = port->conf.max,
+			.weight = port->conf.weight,
+			.bindable = port->conf.has_mac && now_ms >= b->retry_ms,
+		};
+		b->bytes = 0;
+		n++;
+	}
+	for (unsigned i = 0; i < n && default_bytes > 0; i++)
+		wishes[i].demand += default_need * by_default[i] / default_bytes;
+	return n;
+}
+
+static void share_queues(struct dvmq_port *uplink, uint64_t now_ms)
+{
+	struct dvmq_steer *steer = uplink->steer;
+	struct dvmq_share_snapshot snapshot = {.now_ms = now_ms, .n_queues = uplink->n_queues - 1, .ports = wishes};
+	struct dvmq_share_plan plan;
+	unsigned n = 0;
+
+	if (steer->n_todo > 0 || now_ms == steer->shared_ms)
+		return;
+	snapshot.n_ports = take_wishes(uplink, now_ms);
+	steer->shared_ms = now_ms;
+	if (dvmq_share_plan(steer->share, &snapshot, &plan) < 0) {
+		dvmq_decide("refuse", uplink->conf.name, -1, -1, "out of memory for sharing out its queues");
+		return;
+	}
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		struct dvmq_binding *b = &steer->bindings[i];
+
+		if (dvmq_ports[i] == NULL || dvmq_ports[i]->type == DVMQ_PORT_UPLINK)
+			continue;
+		b->requested = plan.results[n].wanted;
+		snprintf(b->why, sizeof(b->why), "%s", plan.results[n++].why);
+	}
+	steer->todo = plan.changes;
+	steer->n_todo = plan.n_changes;
+}
+
+static struct dvmq_port *port_by_id(uint32_t id)
+{
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK && id_of(dvmq_ports[i]) == id)
+			return dvmq_ports[i];
+	return NULL;
+}
+
+static void make_change(struct dvmq_port *uplink, const struct dvmq_share_change *change, uint64_t now_ms)
+{
+	struct dvmq_port *port = port_by_id(change->port);
+	struct dvmq_binding *b;
+	unsigned had;
+
+	if (port == NULL)
+		return; /* it was deleted since */
+	b = binding_of(uplink, port);
+	had = b->n;
+	if (dvmq_vmq_set(uplink, port, change->to) == 0 || b->n > 0) {
+		b->refusals = 0;
+	} else {
+		b->retry_ms = now_ms + RTE_MIN((uint64_t)RETRY_MS << RTE_MIN(b->refusals, 16u), (uint64_t)RETRY_MAX_MS);
+		b->refusals++;
+	}
+	if (b->n == change->to)
+		dvmq_decide(b->n > had ? "promote" : "demote", port->conf.name, -1, -1, change->reason);
+	else
+		dvmq_decide("refuse", port->conf.name, -1, -1, b->reason);
+}
+
+/* One at a time: each waits for workers. */
+void dvmq_vmq_step(uint64_t now_ms)
+{
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		struct dvmq_port *uplink = dvmq_ports[i];
+
+		if (!is_steering(uplink) || uplink->steer->n_todo == 0)
+			continue;
+		uplink->steer->n_todo--;
+		make_change(uplink, uplink->steer->todo++, now_ms);
+		return;
+	}
+}
+
 /* ---- ports that come and go ---- */
 
 static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port)
@@ -260,4 +419,9 @@ void dvmq_vmq_close(struct dvmq_port *uplink)
 void dvmq_vmq_tick(uint64_t now_ms)
 {
 	dvmq_soft_tick(now_ms);
+	if (dvmq_measure_idle())
+		return;
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (is_steering(dvmq_ports[i]) && dvmq_ports[i]->steer->ops->attach != NULL)
+			share_queues(dvmq_ports[i], now_ms);
 }

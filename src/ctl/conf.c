@@ -291,7 +291,7 @@ int dvmq_conf_port_init(struct dvmq_port_conf *port, enum dvmq_port_type type, c
 		if (strcmp(name, reserved[i]) == 0)
 			return dvmq_fail(err, EINVAL, "\"%s\" is a word of the commands and cannot be a name", name);
 	}
-	*port = (struct dvmq_port_conf){.type = type, .queues = 1, .weight = WEIGHT_DEFAULT};
+	*port = (struct dvmq_port_conf){.type = type, /* as many as are of use */ .max = DVMQ_MAX_PAIRS, .queues = 1, .weight = WEIGHT_DEFAULT};
 	memcpy(port->name, name, len + 1);
 	return 0;
 }

@@ -64,13 +64,16 @@ static int choose(struct dvmq_port *uplink, struct dvmq_err *err)
 	return ret;
 }
 
-int dvmq_steer_open(struct dvmq_port *uplink, struct dvmq_err *err)
+int dvmq_steer_open(struct dvmq_port *uplink, const struct dvmq_share_params *params, struct dvmq_err *err)
 {
 	int ret;
 
 	uplink->steer = calloc(1, sizeof(*uplink->steer));
 	if (uplink->steer == NULL)
 		return dvmq_fail(err, ENOMEM, "uplink %s: out of memory", uplink->conf.name);
+	uplink->steer->share = dvmq_share_new(params);
+	if (uplink->steer->share == NULL)
+		return dvmq_fail(err, errno, "uplink %s: %s", uplink->conf.name, strerror(errno));
 	ret = choose(uplink, err);
 	if (ret == 0)
 		DVMQ_LOG(INFO, "uplink %s: steering %s (%s)", uplink->conf.name,
@@ -80,6 +83,9 @@ int dvmq_steer_open(struct dvmq_port *uplink, struct dvmq_err *err)
 
 void dvmq_steer_close(struct dvmq_port *uplink)
 {
+	if (uplink->steer == NULL)
+		return;
+	dvmq_share_free(uplink->steer->share);
 	free(uplink->steer);
 	uplink->steer = NULL;
 }

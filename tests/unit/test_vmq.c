@@ -73,7 +73,7 @@ struct payload {
 static _Atomic bool feeding;
 static _Atomic uint64_t fed, arrived, wrong;
 
-static struct rte_mbuf *make_frame(const struct payload *payload)
+static struct rte_mbuf *make_frame(const struct rte_ether_addr *dst, const struct payload *payload)
 {
 	struct rte_mbuf *m = rte_pktmbuf_alloc(pool);
 	struct rte_ether_hdr *eth;
@@ -84,7 +84,7 @@ static struct rte_mbuf *make_frame(const struct payload *payload)
 	if (eth == NULL)
 		abort();
 	memset(eth, 0, 64);
-	eth->dst_addr = mac;
+	eth->dst_addr = *dst;
 	eth->src_addr = (struct rte_ether_addr){{0x02, 0, 0, 0, 0, 0xee}};
 	eth->ether_type = RTE_BE16(0x88b5); /* local experimental */
 	memcpy(eth + 1, payload, sizeof(*payload));
@@ -99,7 +99,7 @@ static void *feed(void *arg)
 	(void)arg;
 	while (atomic_load(&feeding)) {
 		struct payload payload = {.flow = flow, .number = next[flow]};
-		struct rte_mbuf *m = fed - arrived < OUTSTANDING ? make_frame(&payload) : NULL;
+		struct rte_mbuf *m = fed - arrived < OUTSTANDING ? make_frame(&mac, &payload) : NULL;
 
 		if (m == NULL) {
 			sched_yield();
@@ -162,14 +162,14 @@ static void make_wire(void)
 	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("web1", &wire.nothing, 1, &wire.out, 1, SOCKET_ID_ANY) >= 0);
 }
 
-static struct dvmq_port *add(enum dvmq_port_type type, const char *name, const char *device)
+static struct dvmq_port *add(enum dvmq_port_type type, const char *name, const char *device, unsigned queues)
 {
 	struct dvmq_port_conf port;
 
 	CU_ASSERT_EQUAL(dvmq_conf_port_init(&port, type, name, &err), 0);
 	CU_ASSERT_EQUAL(dvmq_conf_port_set(&port, "device", device, &err), 0);
 	if (type == DVMQ_PORT_UPLINK) {
-		port.queues = QUEUES;
+		port.queues = queues;
 		port.steering = DVMQ_STEER_STATIC;
 	} else {
 		port.has_mac = true;
@@ -202,9 +202,9 @@ static void test_changes(void)
 	pthread_t feeder, checker;
 
 	make_wire();
-	uplink = add(DVMQ_PORT_UPLINK, "up0", "net_ring_up0");
+	uplink = add(DVMQ_PORT_UPLINK, "up0", "net_ring_up0", QUEUES);
 	uplink->steer->ops = &backend;
-	port = add(DVMQ_PORT_ETHDEV, "web1", "net_ring_web1");
+	port = add(DVMQ_PORT_ETHDEV, "web1", "net_ring_web1", 1);
 	CU_ASSERT_EQUAL(uplink->steer->bindings[port->index].n, 1); /* there was one to be had */
 
 	srand(1);
@@ -228,10 +228,135 @@ static void test_changes(void)
 	CU_ASSERT_EQUAL(dvmq_n_queues, 0);
 }
 
+/* ---- by demand ---- */
+
+#define TICK_MS 50
+
+/* The NIC of this test: one rule at most, a port's frames go to queue 1. */
+static struct dvmq_port *ruled;
+
+static int rule_attach(struct dvmq_port *uplink, struct dvmq_port *port, const uint16_t *queues, unsigned n,
+		       struct dvmq_err *ret_err)
+{
+	(void)uplink;
+	(void)ret_err;
+	CU_ASSERT_PTR_NULL(ruled);
+	CU_ASSERT_TRUE(n == 1 && queues[0] == 1);
+	ruled = port;
+	return 0;
+}
+
+static int rule_detach(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_err *ret_err)
+{
+	(void)uplink;
+	(void)ret_err;
+	CU_ASSERT_PTR_EQUAL(ruled, port);
+	ruled = NULL;
+	return 0;
+}
+
+static int rule_refused(struct dvmq_port *uplink, struct dvmq_port *port, const uint16_t *queues, unsigned n,
+			struct dvmq_err *ret_err)
+{
+	(void)uplink;
+	(void)port;
+	(void)queues;
+	(void)n;
+	return dvmq_fail(ret_err, EINVAL, "the driver refuses the rule: because");
+}
+
+static const struct dvmq_steer_ops one_rule = {
+	.steering = DVMQ_STEER_FLOW, .attach = rule_attach, .detach = rule_detach};
+static const struct dvmq_steer_ops no_rule = {
+	.steering = DVMQ_STEER_FLOW, .attach = rule_refused, .detach = rule_detach};
+
+static void send_to(struct dvmq_port *port, unsigned n)
+{
+	uint64_t enough = dvmq_stats_collect()->port[port->index].tx_packets + n;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct rte_mbuf *m = make_frame(&port->conf.mac, &(struct payload){0});
+
+		CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+		CU_ASSERT_EQUAL_FATAL(rte_ring_enqueue(wire.rx[ruled == port], m), 0);
+	}
+	while (dvmq_stats_collect()->port[port->index].tx_packets < enough)
+		sched_yield();
+}
+
+/* `many` of one port's frames and a few of the other's, each tick. */
+static void run(struct dvmq_port *many, struct dvmq_port *few, uint64_t *now_ms, unsigned ms)
+{
+	for (unsigned i = 0; i < ms / TICK_MS; i++) {
+		send_to(many, 100);
+		send_to(few, 5);
+		*now_ms += TICK_MS;
+		dvmq_vmq_tick(*now_ms);
+		for (unsigned k = 0; k < 4; k++)
+			dvmq_vmq_step(*now_ms);
+	}
+}
+
+static struct dvmq_port *add_sink(const char *name, unsigned number)
+{
+	struct dvmq_port_conf port;
+	char device[64];
+
+	snprintf(device, sizeof(device), "net_null_%s,no-rx=1", name);
+	CU_ASSERT_EQUAL(dvmq_conf_port_init(&port, DVMQ_PORT_ETHDEV, name, &err), 0);
+	CU_ASSERT_EQUAL(dvmq_conf_port_set(&port, "device", device, &err), 0);
+	port.has_mac = true;
+	port.mac = (struct rte_ether_addr){{0x02, 0, 0, 0, 0, number}};
+	CU_ASSERT_EQUAL_FATAL(dvmq_port_add(&port, &err), 0);
+	return dvmq_port_find(name);
+}
+
+static void test_demand(void)
+{
+	struct dvmq_port *uplink, *web1, *web2;
+	uint64_t now_ms = 1000000, promoted = dvmq_decision_count("promote");
+
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("up1", wire.rx, 2, &wire.sink, 1, SOCKET_ID_ANY) >= 0);
+	uplink = add(DVMQ_PORT_UPLINK, "up1", "net_ring_up1", 2);
+	uplink->steer->ops = &one_rule;
+	web1 = add_sink("web1", 1);
+	web2 = add_sink("web2", 2);
+	CU_ASSERT_PTR_EQUAL(ruled, web1); /* nobody else wanted it */
+	CU_ASSERT_PTR_NOT_NULL(strstr(uplink->steer->bindings[web2->index].reason, "are taken"));
+	run(web1, web2, &now_ms, 1000);
+	CU_ASSERT_PTR_EQUAL(ruled, web1);
+	run(web2, web1, &now_ms, 500); /* who came first does not matter */
+	CU_ASSERT_PTR_EQUAL(ruled, web2);
+	CU_ASSERT_EQUAL(uplink->steer->bindings[web1->index].n, 0);
+	CU_ASSERT_EQUAL(uplink->queues[1]->dst, web2);
+	CU_ASSERT_EQUAL(dvmq_decision_count("promote"), promoted + 1);
+	CU_ASSERT_TRUE(strlen(uplink->steer->bindings[web1->index].why) > 0);
+	run(web1, web2, &now_ms, 400); /* not again within a second */
+	CU_ASSERT_PTR_EQUAL(ruled, web2);
+	run(web1, web2, &now_ms, 1000);
+	CU_ASSERT_PTR_EQUAL(ruled, web1);
+
+	/* A refusal is told with the driver's words, the default queue serves, and it is not tried all the time. */
+	uplink->steer->ops = &no_rule;
+	run(web2, web1, &now_ms, 1200);
+	CU_ASSERT_PTR_NULL(ruled);
+	CU_ASSERT_PTR_NOT_NULL(strstr(uplink->steer->bindings[web2->index].reason, "because"));
+	CU_ASSERT_TRUE(uplink->steer->bindings[web2->index].refusals > 0);
+	run(web2, web1, &now_ms, 60000);
+	CU_ASSERT_TRUE(uplink->steer->bindings[web2->index].refusals < 8);
+	uplink->steer->ops = &one_rule;
+	run(web2, web1, &now_ms, 60000);
+	CU_ASSERT_PTR_EQUAL(ruled, web2);
+	check_sum();
+	dvmq_ports_close();
+	CU_ASSERT_PTR_NULL(ruled);
+}
+
 int main(void)
 {
 	CU_TestInfo tests[] = {
 	    {"queues come and go under traffic", test_changes},
+	    {"queues go where the demand is", test_demand},
 	    CU_TEST_INFO_NULL,
 	};
 	int ret = EXIT_FAILURE;
