@@ -316,7 +316,8 @@ static void share_queues(struct dvmq_port *uplink, uint64_t now_ms)
 
 		if (dvmq_ports[i] == NULL || dvmq_ports[i]->type == DVMQ_PORT_UPLINK)
 			continue;
-		b->requested = plan.results[n].wanted;
+		/* Every VM would like one: an idle queue costs nothing. */
+		b->requested = RTE_MAX(plan.results[n].wanted, RTE_MIN(dvmq_ports[i]->conf.max, 1u));
 		snprintf(b->why, sizeof(b->why), "%s", plan.results[n++].why);
 	}
 	steer->todo = plan.changes;
