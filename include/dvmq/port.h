@@ -57,6 +57,8 @@ struct dvmq_port {
 	struct dvmq_steer *steer;      /* uplink */
 	bool up;
 	uint32_t generation_seen;      /* vring_generation that was acted on */
+	uint64_t nic_missed;           /* uplink, ethdev: imissed of the device when it was last looked at */
+	bool nic_missed_known;         /* it has been looked at */
 	bool leaving;                  /* is being deleted */
 	bool registered;               /* vhost: the library knows its socket */
 };
