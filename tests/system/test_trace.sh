@@ -132,6 +132,7 @@ lines=$(wc -l <"$scratch/small/t.json")
 check "whole lines are left, as many as it says" ctlq ".trace.snapshots == $lines" show balance
 check "and nothing else" every 'has("queues")' "$scratch/small/t.json"
 check "a new one can be recorded" ctl save trace "$scratch/killed.json"
+check "and has nothing of that error" ctlq '.trace | .state == "recording" and .error == null' show balance
 umount "$scratch/small"
 
 # The daemon dies, or ends.
