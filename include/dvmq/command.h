@@ -40,6 +40,14 @@ int dvmq_set_core(unsigned core, enum dvmq_core_wish wish, struct dvmq_err *err)
 int dvmq_port_add(const struct dvmq_port_conf *conf, struct dvmq_err *err);
 int dvmq_port_del(const char *name, struct dvmq_err *err);
 int dvmq_clear_stats(struct dvmq_err *err);
+
+/*
+ * Records what the planner sees at each slow loop into a new file, for that many seconds: JSON lines, one snapshot
+ * each, as "dvmq-sim run --trace" and "dvmq-sim plan" read them.  A relative name counts from the daemon's directory.
+ * -EBUSY: one is being recorded; -ENOENT (stop): none is; else the errno of the file.
+ */
+int dvmq_trace_start(const char *file, unsigned seconds, struct dvmq_err *err);
+int dvmq_trace_stop(struct dvmq_err *err);
 void dvmq_quit(void); /* ends the daemon, as SIGTERM does */
 
 /*

@@ -61,11 +61,13 @@ struct dvmq_load {
 	uint32_t backlog;
 	double fast_demand, fast_occupancy; /* over the last fast period; demand smoothed */
 	double pps, load, demand, cycles_per_packet, occupancy; /* over the last slow period, all but the last smoothed */
-	double sum_demand, sum_load, sum_packets, sum_occupancy; /* of the slow period that runs, times its cycles */
+	/* of the slow period that runs, times its cycles; counted: demand without what pressure lets guess */
+	double sum_demand, sum_counted, sum_load, sum_packets, sum_occupancy;
+	double missed; /* packets of the slow period that the NIC missed and that count as this queue's */
 };
 
-void dvmq_measure(uint64_t now_tsc);    /* each fast period: reads all queue counters */
-void dvmq_measure_slow(void);           /* each slow period: closes it */
+void dvmq_measure(uint64_t now_tsc);    /* each fast period: reads all queue counters; a clock that steps back is no period */
+void dvmq_measure_slow(void);           /* each slow period: asks the NICs what they missed, and closes it */
 double dvmq_worker_load(const struct dvmq_worker *worker); /* 0..1, busy in the last slow period */
 bool dvmq_measure_idle(void);           /* no packet in the last periods */
 
@@ -80,6 +82,14 @@ bool dvmq_balancer_automatic(void);
 const char *dvmq_balancer_verdict(void); /* why the last plan did what it did, also nothing */
 const struct dvmq_balance_params *dvmq_balancer_params(void);
 enum dvmq_core_wish dvmq_core_wish_of(const struct dvmq_worker *worker);
+
+/* --- trace.c: "save trace" --- */
+
+/* Called at each slow loop; queues[i] stands behind snapshot->queues[i].  Does nothing unless a trace is recorded. */
+void dvmq_trace_snapshot(const struct dvmq_snapshot *snapshot, struct dvmq_queue *const *queues);
+bool dvmq_trace_on(void);
+void dvmq_trace_close(void);   /* writes what is left and ends the recording, if there is one */
+json_t *dvmq_trace_json(void); /* the last trace, for "show balance": an object, or null before the first */
 
 /* --- decisions.c: what was decided, newest last --- */
 

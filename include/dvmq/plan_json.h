@@ -18,7 +18,7 @@
  *   reasons     list of { action: "activate"|"park", core, reason } and
  *               { action: "saturated", queue, reason }
  *   max_before, max_after, lower_bound   in cores
- *   decision_us how long the plan took, microseconds
+ *   decision_us CPU time that the plan took, microseconds
  *   reason      why this plan
  * queue_name: name of a queue by dvmq_balance_queue.id; where it returns NULL,
  * or is NULL itself, the number stands for the name.  NULL on lack of memory.

@@ -74,6 +74,8 @@ struct dvmq_port {
 	enum dvmq_rx_mode rx_mode;     /* uplink, ethdev: as the device is configured now */
 	bool up;
 	uint32_t generation_seen;      /* vring_generation that was acted on */
+	uint64_t nic_missed;           /* uplink, ethdev: imissed of the device when it was last looked at */
+	bool nic_missed_known;         /* it has been looked at */
 	bool leaving;                  /* is being deleted */
 	bool registered;               /* vhost: the library knows its socket */
 };

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <numa.h>
 #include <rte_cycles.h>
@@ -166,10 +167,15 @@ void dvmq_balancer_run(enum dvmq_loop loop)
 {
 	struct dvmq_snapshot snapshot;
 	struct dvmq_plan plan;
+	bool record = loop == DVMQ_LOOP_SLOW && dvmq_trace_on();
 
-	if (!automatic)
+	if (!automatic && !record)
 		return;
 	take_snapshot(&snapshot, loop);
+	if (record)
+		dvmq_trace_snapshot(&snapshot, planned);
+	if (!automatic)
+		return;
 	if (dvmq_balance_plan(balance, &snapshot, loop, UINT32_MAX, false, &plan) < 0) {
 		dvmq_decide("refuse", "balancer", -1, -1, "out of memory for a plan");
 		return;
@@ -195,16 +201,26 @@ static const char *queue_name(uint32_t id, void *arg)
 	return NULL;
 }
 
+/* CPU time of this thread: what others took from it is not the planner's. */
+static double cpu_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
+}
+
 json_t *dvmq_balance_dry_run(struct dvmq_err *err)
 {
 	struct dvmq_snapshot snapshot;
 	struct dvmq_plan plan;
-	uint64_t begin = rte_rdtsc();
 	json_t *json = NULL;
+	double begin;
 
 	take_snapshot(&snapshot, DVMQ_LOOP_SLOW);
+	begin = cpu_us();
 	if (dvmq_balance_plan(balance, &snapshot, DVMQ_LOOP_SLOW, UINT32_MAX, true, &plan) == 0)
-		json = dvmq_plan_json(&snapshot, &plan, queue_name, NULL, (rte_rdtsc() - begin) * 1e6 / rte_get_tsc_hz());
+		json = dvmq_plan_json(&snapshot, &plan, queue_name, NULL, cpu_us() - begin);
 	if (json == NULL)
 		dvmq_fail(err, ENOMEM, "balance dry-run: out of memory");
 	return json;

@@ -74,6 +74,7 @@ int dvmq_control_open(const struct dvmq_conf *conf, struct dvmq_err *err)
 
 void dvmq_control_close(void)
 {
+	dvmq_trace_close();
 	dvmq_ports_close();
 	dvmq_balancer_close();
 	dvmq_fdb_close();

@@ -2,15 +2,21 @@
 /*
  * What a queue needs, from what its worker counts.
  *
- *   demand = cycles per packet x (packets taken + growth of the backlog) / time
+ *   demand = cycles per packet x (packets taken + growth of the backlog + packets missed) / time
  *
  * in cores (TSC cycles per TSC cycle).  Consumed cycles would not do: they end at
  * the whole core, however much waits.  Where a ring cannot be counted, or is
  * full so that its backlog cannot grow, bursts that never end on a worker that
  * never rests show that more is wanted, not how much: demand is then raised
  * beyond what was consumed, and found by trying.
+ *
+ * What the NIC missed for want of a descriptor is known to the slow loop only, since reading its
+ * counters can take long.
  */
+#include <math.h>
+
 #include <rte_cycles.h>
+#include <rte_ethdev.h>
 
 #include <dvmq/control.h>
 
@@ -75,6 +81,7 @@ static bool measure_queue(struct dvmq_queue *queue, double period)
 		if (backlog > l->backlog)
 			need += cost * (backlog - l->backlog);
 	}
+	l->sum_counted += need;
 	if (owner != NULL && busy[owner->index].fast > BUSY && l->fast_occupancy > PRESSED)
 		need *= 1 + PRESSED_MORE * l->fast_occupancy;
 	l->fast_demand += SMOOTH_FAST * (need / period - l->fast_demand);
@@ -92,12 +99,12 @@ static bool measure_queue(struct dvmq_queue *queue, double period)
 
 void dvmq_measure(uint64_t now_tsc)
 {
-	double period = now_tsc - last_tsc;
+	double period = now_tsc > last_tsc ? now_tsc - last_tsc : 0;
 	bool quiet = true;
 
+	last_tsc = now_tsc;
 	if (period <= 0)
 		return;
-	last_tsc = now_tsc;
 	slow_cycles += (uint64_t)period;
 	measure_workers(period);
 	for (unsigned i = 0; i < dvmq_n_queues; i++)
@@ -106,23 +113,72 @@ void dvmq_measure(uint64_t now_tsc)
 	quiet_periods = quiet ? quiet_periods + 1 : 0;
 }
 
+/* Since it was last asked. */
+static uint64_t newly_missed(struct dvmq_port *port)
+{
+	uint64_t before = port->nic_missed;
+	bool known = port->nic_missed_known;
+	struct rte_eth_stats stats;
+
+	if (rte_eth_stats_get(port->eth_id, &stats) != 0)
+		return 0;
+	port->nic_missed = stats.imissed;
+	port->nic_missed_known = true;
+	if (!known) /* what it missed before anybody polled it says nothing about the need for cores */
+		return 0;
+	return stats.imissed >= before ? stats.imissed - before : stats.imissed; /* it was reset */
+}
+
+/*
+ * Drivers agree on a count for the device only (per queue they count errors, or all queues in one
+ * counter), so it is shared: by how full the rings were, and if nobody saw one full, by packets.
+ */
+static void share_missed(const struct dvmq_port *port, double missed)
+{
+	double fullness = 0, packets = 0;
+
+	for (unsigned i = 0; i < port->n_queues; i++) {
+		fullness += port->queues[i]->load->sum_occupancy;
+		packets += port->queues[i]->load->sum_packets;
+	}
+	for (unsigned i = 0; i < port->n_queues; i++) {
+		struct dvmq_load *l = port->queues[i]->load;
+
+		if (fullness > 0)
+			l->missed = missed * l->sum_occupancy / fullness;
+		else
+			l->missed = packets > 0 ? missed * l->sum_packets / packets : 0;
+	}
+}
+
+static void measure_missed(void)
+{
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_VHOST)
+			share_missed(dvmq_ports[i], newly_missed(dvmq_ports[i]));
+}
+
 static void close_slow_period(struct dvmq_load *l, double period)
 {
 	double seconds = period / rte_get_tsc_hz();
+	/* What is counted needs no guess; the guess stands where it is more. */
+	double needed = fmax(l->sum_demand, l->sum_counted + l->missed * l->cycles_per_packet);
 
-	l->demand += SMOOTH_SLOW * (l->sum_demand / period - l->demand);
+	l->demand += SMOOTH_SLOW * (needed / period - l->demand);
 	l->load += SMOOTH_SLOW * (l->sum_load / period - l->load);
 	l->pps += SMOOTH_SLOW * (l->sum_packets / seconds - l->pps);
 	if (l->demand < 1e-6)
 		l->demand = l->load = l->pps = 0;
 	l->occupancy = l->sum_occupancy / period;
-	l->sum_demand = l->sum_load = l->sum_packets = l->sum_occupancy = 0;
+	l->sum_demand = l->sum_counted = l->sum_load = l->sum_packets = l->sum_occupancy = l->missed = 0;
 }
 
 void dvmq_measure_slow(void)
 {
 	if (slow_cycles == 0)
 		return;
+	if (!dvmq_measure_idle()) /* who takes no packet at all misses none */
+		measure_missed();
 	for (unsigned i = 0; i < dvmq_n_queues; i++)
 		close_slow_period(dvmq_queues[i]->load, slow_cycles);
 	for (unsigned i = 0; i < dvmq_n_workers; i++) {

@@ -431,6 +431,7 @@ json_t *dvmq_show_balance(struct dvmq_err *err)
 	for (unsigned i = 0; i < sizeof(actions) / sizeof(actions[0]); i++)
 		json_object_set_new(totals, actions[i], json_integer((json_int_t)dvmq_decision_count(actions[i])));
 	json_object_set_new(o, "totals", totals);
+	json_object_set_new(o, "trace", dvmq_trace_json());
 	json_object_set_new(o, "decisions", decisions_json());
 	return o;
 }

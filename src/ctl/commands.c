@@ -25,6 +25,9 @@
 #define END_OF_LINE "#\r\n" /* as librte_cmdline sees it */
 #define MAX_LISTED  16	    /* words that an error text lists */
 
+#define TRACE_SECONDS	  60 /* of a trace without SECONDS: enough to see cores park (hold_ms), some MiB */
+#define TRACE_SECONDS_MAX 86400
+
 /* What librte_cmdline stores of a line: see CMDLINE_PARSE_RESULT_BUFSIZE. */
 struct line {
 	char word[4][WORD_LEN]; /* the words of the grammar by their place, a choice where one was offered */
@@ -261,6 +264,12 @@ static void do_port_add(void *result, struct cmdline *cl, void *data)
 		fail(err.text);
 }
 
+static int stop_trace(const char *name, struct dvmq_err *err)
+{
+	RTE_SET_USED(name);
+	return dvmq_trace_stop(err);
+}
+
 static int clear_stats(const char *name, struct dvmq_err *err)
 {
 	RTE_SET_USED(name);
@@ -310,6 +319,26 @@ static void do_save_config(void *result, struct cmdline *cl, void *data)
 	free(path);
 }
 
+static void do_save_trace(void *result, struct cmdline *cl, void *data)
+{
+	const struct line *line = result;
+	unsigned seconds = TRACE_SECONDS;
+	struct dvmq_err err;
+	char *path;
+
+	RTE_SET_USED(cl);
+	RTE_SET_USED(data);
+	if ((line->word[3][0] &&
+	     dvmq_conf_number("SECONDS", line->word[3], 1, TRACE_SECONDS_MAX, &seconds, &err) != 0) ||
+	    dvmq_trace_start(line->name, seconds, &err) != 0) {
+		fail(err.text);
+		return;
+	}
+	path = realpath(line->name, NULL);
+	fprintf(run.out, "recording %u s to %s\n", seconds, path ? path : line->name);
+	free(path);
+}
+
 static void do_quit(void *result, struct cmdline *cl, void *data)
 {
 	RTE_SET_USED(result);
@@ -346,6 +375,7 @@ WORD(w_fdb, 1, "fdb");
 WORD(w_balance, 1, "balance");
 WORD(w_memory, 1, "memory");
 WORD(w_config, 1, "config");
+WORD(w_trace, 1, "trace");
 WORD(w_dry_run, 1, "dry-run");
 WORD(w_add, 1, "add");
 WORD(w_del, 1, "del");
@@ -355,6 +385,7 @@ WORD(w_stats, 2, "stats");
 WORD(w_types, 2, "vhost#ethdev");
 WORD(w_clear_all, 2, "all");
 WORD(w_modes, 2, "auto#off");
+WORD(w_off, 2, "off");
 WORD(w_to_core, 3, "core");
 WORD(w_pins, 3, "pin#unpin");
 WORD(w_wishes, 3, "park#activate#auto");
@@ -368,6 +399,8 @@ NAME(n_core, core, .label = "CORE", .name_at = dvmq_core_name_at);
 NAME(n_new_port, name, .label = "NAME");
 NAME(n_keys, rest, .label = "key=value...", .to_end = true);
 NAME(n_file, name, .label = "FILE");
+NAME(n_trace_file, name, .label = "FILE", .refuse = "off");
+NAME(n_seconds, word[3], .label = "SECONDS");
 NAME(n_word, name, .label = "WORD");
 
 static struct action act_port_stats = {.show_name = dvmq_show_port_stats};
@@ -381,6 +414,7 @@ static struct action act_memory = {.show = dvmq_show_memory};
 static struct action act_dry_run = {.show = dvmq_balance_dry_run};
 static struct action act_flows = {.show_name = dvmq_flow_list};
 static struct action act_port_del = {.with_name = dvmq_port_del};
+static struct action act_trace_off = {.with_name = stop_trace};
 static struct action act_clear = {.with_name = clear_stats};
 
 /* The help text is the syntax, a colon, and what the command does. */
@@ -419,14 +453,21 @@ COMMAND(c_flows, do_action, &act_flows, "flow list PORT: the steering rules of a
 	T(n_port));
 COMMAND(c_save, do_save_config, NULL, "save config FILE: write the running configuration", T(w_save), T(w_config),
 	T(n_file));
+COMMAND(c_trace, do_save_trace, NULL,
+	"save trace FILE: record what the balancer sees, for dvmq-sim, " RTE_STR(TRACE_SECONDS) " s long", T(w_save),
+	T(w_trace), T(n_trace_file));
+COMMAND(c_trace_seconds, do_save_trace, NULL, "save trace FILE SECONDS: the same for that long", T(w_save), T(w_trace),
+	T(n_trace_file), T(n_seconds));
+COMMAND(c_trace_off, do_action, &act_trace_off, "save trace off: end it now", T(w_save), T(w_trace), T(w_off));
 COMMAND(c_help, do_help, NULL, "help: list the commands", T(w_help));
 COMMAND(c_help_word, do_help, NULL, "help WORD: list the commands that have this word", T(w_help), T(n_word));
 COMMAND(c_quit, do_quit, NULL, "quit: end dvmqd", T(w_quit));
 
 static cmdline_parse_ctx_t commands[] = {
-    &c_port_stats, &c_port,	  &c_queue,	&c_core,	&c_vmq,	      &c_fdb,	  &c_balance,  &c_memory,
-    &c_config,	   &c_queue_core, &c_queue_pin, &c_set_balance, &c_set_core,  &c_dry_run, &c_port_add, &c_port_del,
-    &c_clear,	   &c_flows,	  &c_save,	&c_help,	&c_help_word, &c_quit,	  NULL,
+    &c_port_stats, &c_port,	&c_queue,      &c_core,	     &c_vmq,	     &c_fdb,	  &c_balance,
+    &c_memory,	   &c_config,	&c_queue_core, &c_queue_pin, &c_set_balance, &c_set_core, &c_dry_run,
+    &c_port_add,   &c_port_del, &c_clear,      &c_flows,     &c_save,	     &c_trace,	  &c_trace_seconds,
+    &c_trace_off,  &c_help,	&c_help_word,  &c_quit,	     NULL,
 };
 
 /* Does the syntax (what stands before the colon) have a word that begins so? */

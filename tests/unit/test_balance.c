@@ -1141,6 +1141,126 @@ static void test_against_optimum(void)
 	}
 }
 
+/* ------------------------------------------------------------ bad input, all at once */
+
+/* Which plan is made does not depend on nodes, if nobody knows them. */
+static void test_no_numa(void)
+{
+	char known[65536];
+
+	for (unsigned trial = 0; trial < 50; trial++) {
+		for (int node = 0; node >= -1; node--) {
+			begin(1 + trial % 12, 0);
+			seed += trial * 0x9E3779B97F4A7C15ull;
+			fill_random(world.n_cores, 80);
+			for (unsigned i = 0; i < world.n_cores; i++)
+				cores[i].numa = node;
+			for (unsigned i = 0; i < world.n_queues; i++)
+				queues[i].numa = node;
+			world.distance = node < 0 ? senseless : NULL; /* not asked for unknown nodes */
+			CU_ASSERT_EQUAL(dvmq_balance_plan(balance, &world, DVMQ_LOOP_SLOW, QUEUES, false, &plan), 0);
+			if (node == 0)
+				strcpy(known, describe());
+		}
+		CU_ASSERT_STRING_EQUAL(describe(), known);
+	}
+}
+
+/* All pinned to one core, whatever else is wrong: none moves while that core is there. */
+static void test_all_pinned(void)
+{
+	static const double loads[] = {0, 0.2, 3, NAN, INFINITY};
+
+	for (unsigned k = 0; k < sizeof(loads) / sizeof(*loads); k++)
+		for (unsigned n = 1; n <= 4; n++) {
+			begin(n, n);
+			for (unsigned i = 0; i < 6; i++)
+				*add(n - 1, loads[k]) = (struct dvmq_balance_queue){.id = i,
+										    .core = n - 1,
+										    .demand = loads[k],
+										    .occupancy = 1,
+										    .age_ms = -1,
+										    .pinned = true};
+			for (unsigned i = 0; i < 100; i++) {
+				world.now_ms += 50;
+				step(i % 2 ? DVMQ_LOOP_SLOW : DVMQ_LOOP_FAST, UINT32_MAX);
+				CU_ASSERT_EQUAL(plan.n_moves, 0);
+			}
+			CU_ASSERT_EQUAL(cores[n - 1].state, DVMQ_CORE_ACTIVE);
+			/* It vanishes: they go where somebody polls them. */
+			if (n == 1)
+				continue;
+			world.n_cores--;
+			slow();
+			CU_ASSERT_EQUAL(plan.n_moves, 6);
+		}
+}
+
+/* The first core is there, each other one with probability 3/4, in any order; what it did before is in all[]. */
+static void some_cores(struct dvmq_balance_core *all, unsigned n_all)
+{
+	for (unsigned i = 0; i < world.n_cores; i++)
+		for (unsigned k = 0; k < n_all; k++)
+			if (all[k].id == cores[i].id)
+				all[k] = cores[i];
+	world.n_cores = 0;
+	for (unsigned first = below(n_all), i = 0; i < n_all; i++)
+		if ((first + i) % n_all == 0 || below(4))
+			cores[world.n_cores++] = all[(first + i) % n_all];
+}
+
+/* Nobody may poll, but pins keep two cores awake: what a third one leaves behind goes to one of them. */
+static void test_all_to_be_parked(void)
+{
+	begin(3, 2);
+	add(0, 0.1)->pinned = true;
+	add(1, 0.3)->pinned = true;
+	add(9, 0.2);
+	for (unsigned i = 0; i < 3; i++)
+		cores[i].wish = DVMQ_CORE_KEEP_PARKED;
+	CU_ASSERT_EQUAL(dvmq_balance_plan(balance, &world, DVMQ_LOOP_SLOW, QUEUES, false, &plan), 0);
+	CU_ASSERT_EQUAL(plan.n_activate + plan.n_park, 0);
+	CU_ASSERT_EQUAL_FATAL(plan.n_moves, 1);
+	CU_ASSERT_EQUAL(plan.moves[0].queue, 2);
+	CU_ASSERT(plan.moves[0].to < 2);
+}
+
+static void test_all_wrong(void)
+{
+	static const double bad[] = {NAN, -NAN, -1, -INFINITY, INFINITY, 1e308, -0.0, 5e-324};
+	const unsigned n_bad = sizeof(bad) / sizeof(*bad);
+	struct dvmq_balance_core all[12];
+
+	for (unsigned trial = 0; trial < 200; trial++) {
+		unsigned n_all = 1 + trial % 12;
+
+		begin(n_all, 0);
+		seed += trial * 0x9E3779B97F4A7C15ull;
+		fill_random(n_all, 60);
+		cores[0].wish = DVMQ_CORE_AUTO; /* somebody may poll */
+		memcpy(all, cores, n_all * sizeof(*all));
+		for (unsigned i = 0; i < 30; i++) {
+			for (unsigned k = 0; k < 5; k++) {
+				struct dvmq_balance_queue *q = &queues[below(world.n_queues)];
+
+				q->demand = below(2) ? bad[below(n_bad)] : uniform();
+				q->occupancy = below(2) ? bad[below(n_bad)] : uniform();
+				q->age_ms = below(2) ? bad[below(n_bad)] : uniform();
+				q->pinned = below(4) == 0;
+			}
+			some_cores(all, n_all);
+			world.now_ms = below(4) ? world.now_ms + 50 : bad[below(n_bad)];
+			fast();
+			slow();
+			for (unsigned k = 0; k < world.n_queues; k++) {
+				struct dvmq_balance_core *core = core_of(queues[k].core);
+
+				CU_ASSERT(core && core->state == DVMQ_CORE_ACTIVE);
+			}
+		}
+	}
+}
+
 int main(void)
 {
 	CU_TestInfo tests[] = {
@@ -1179,6 +1299,10 @@ int main(void)
 	    {"the same again", test_same_again},
 	    {"quality", test_quality},
 	    {"against the optimum", test_against_optimum},
+	    {"no NUMA information", test_no_numa},
+	    {"all queues pinned to one core", test_all_pinned},
+	    {"all cores to be parked", test_all_to_be_parked},
+	    {"all wrong at once", test_all_wrong},
 	    CU_TEST_INFO_NULL,
 	};
 	CU_SuiteInfo suites[] = {{.pName = "balance", .pTests = tests}, CU_SUITE_INFO_NULL};

@@ -140,6 +140,16 @@ int dvmq_set_balance(bool automatic, struct dvmq_err *err)
 	return note(err, "set_balance %d", automatic);
 }
 
+int dvmq_trace_start(const char *file, unsigned seconds, struct dvmq_err *err)
+{
+	return note(err, "trace_start %s %u", file, seconds);
+}
+
+int dvmq_trace_stop(struct dvmq_err *err)
+{
+	return note(err, "trace_stop");
+}
+
 int dvmq_set_core(unsigned core, enum dvmq_core_wish wish, struct dvmq_err *err)
 {
 	return note(err, "set_core %u %d", core, wish);
@@ -369,6 +379,11 @@ static void test_set_calls(void)
 	expect_call("set core 4 auto", "set_core 4 0");
 	expect_call("port del web1", "port_del web1");
 	expect_call("clear stats all", "clear_stats");
+	expect("save trace /none/t", "ok\nrecording 60 s to /none/t\n");
+	CU_ASSERT_STRING_EQUAL(called, "trace_start /none/t 60");
+	expect("save trace /none/t 5", "ok\nrecording 5 s to /none/t\n");
+	CU_ASSERT_STRING_EQUAL(called, "trace_start /none/t 5");
+	expect_call("save trace off", "trace_stop");
 	expect_call("quit", "quit");
 	expect_call("port add vhost web1 socket=/run/a mode=server  vlan=7 queues=2 weight=5",
 		    "port_add vhost web1 socket=/run/a device= vlan=7 queues=2 server=1 weight=5");
@@ -418,6 +433,8 @@ static void test_refused(void)
 	    "port del web1",
 	    "clear stats all",
 	    "port add vhost a socket=/run/a",
+	    "save trace a",
+	    "save trace off",
 	};
 
 	refuse = true;
@@ -441,6 +458,11 @@ static void test_not_understood(void)
 	expect("set queue q move 3",
 	       "error\n\"move\" cannot stand after \"set queue q\", possible: core, pin, unpin\n");
 	expect("show fdb all", "error\n\"all\" is too much after \"show fdb\"\n");
+	expect("save trace", "error\n\"save trace\" is not complete, next comes one of: FILE, off\n");
+	expect("save trace off 5", "error\n\"5\" is too much after \"save trace off\"\n");
+	expect("save trace t 0", "error\nSECONDS: 0 is outside 1..86400\n");
+	expect("save trace t 86401", "error\nSECONDS: 86401 is outside 1..86400\n");
+	expect("save trace t 1.5", "error\nSECONDS: \"1.5\" is not a whole number\n");
 	expect("show fdb all # comment", "error\n\"all\" is too much after \"show fdb\"\n");
 	expect("port add vhost web1", "error\n\"port add vhost web1\" is not complete, next comes one of: "
 				      "key=value...\n");
@@ -568,6 +590,8 @@ static void test_complete(void)
 	CU_ASSERT_STRING_EQUAL(ask("complete set queue up0/rx0 core \n"), "ok\n2\n4\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete set core 2 \n"), "ok\npark\nactivate\nauto\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete save config \n"), "ok\n<FILE>\n");
+	CU_ASSERT_STRING_EQUAL(ask("complete save trace \n"), "ok\n<FILE>\noff\n");
+	CU_ASSERT_STRING_EQUAL(ask("complete save trace a \n"), "ok\n<SECONDS>\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete nonsense \n"), "ok\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete show fdb \n"), "ok\n");
 }
