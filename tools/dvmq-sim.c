@@ -296,11 +296,11 @@ static bool parse_nic(int argc, char **argv, struct sim_options *o)
 	    {0},
 	};
 	bool share = strcmp(argv[0], "share") == 0, ok = true;
-	int c;
+	int c, which = 0;
 
-	while (ok && (c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+	while (ok && (c = getopt_long(argc, argv, "", options, &which)) != -1) {
 		if (share ? c == 'w' : c == 'p' || c == 's') {
-			fprintf(stderr, "dvmq-sim: %s has no such option: %s\n", argv[0], argv[optind - 1]);
+			fprintf(stderr, "dvmq-sim: %s has no option --%s\n", argv[0], options[which].name);
 			return false;
 		}
 		if (c == 'q')
