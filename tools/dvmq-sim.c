@@ -10,6 +10,8 @@
 
 static const char usage[] = "usage: dvmq-sim plan FILE\n"
 			    "       dvmq-sim run --scenario NAME | --trace FILE [option...]\n"
+			    "       dvmq-sim share [option...]\n"
+			    "       dvmq-sim spread [option...]\n"
 			    "       dvmq-sim list\n"
 			    "plan: the plan for one snapshot; JSON in (- is stdin), JSON out\n"
 			    "run options:\n"
@@ -18,7 +20,10 @@ static const char usage[] = "usage: dvmq-sim plan FILE\n"
 			    "  --seed N                where the random numbers begin; the same seed, the same result\n"
 			    "  --planner NAME...       which planners; all that fit unless named\n"
 			    "  --json                  JSON instead of a table\n"
-			    "  --csv FILE, --svg FILE  write the result as CSV, draw it (needs gnuplot)\n";
+			    "  --csv FILE, --svg FILE  write the result as CSV, draw it (needs gnuplot)\n"
+			    "share: which ports get the scarce NIC queues; spread: one VM with several of them\n"
+			    "options of both: --queues N, --zipf S, --trials N, --seed N, --json, --csv, --svg;\n"
+			    "  of share: --ports N, --seconds N; of spread: --workers N\n";
 
 static const char *queue_name(uint32_t id, void *arg)
 {
@@ -262,8 +267,92 @@ static int run(int argc, char **argv)
 	return ret < 0 ? 1 : 0;
 }
 
+/* ------------------------------------------------------------ share, spread */
+
+static bool zipf_exponent(const char *text, double *ret_value)
+{
+	char *end;
+
+	*ret_value = strtod(text, &end);
+	if (end != text && !*end && *ret_value >= 0 && *ret_value <= 10)
+		return true;
+	fprintf(stderr, "dvmq-sim: --zipf %s: must be a number from 0 to 10\n", text);
+	return false;
+}
+
+static bool parse_nic(int argc, char **argv, struct sim_options *o)
+{
+	static const struct option options[] = {
+	    {"queues", required_argument, NULL, 'q'},
+	    {"ports", required_argument, NULL, 'p'},
+	    {"workers", required_argument, NULL, 'w'},
+	    {"seconds", required_argument, NULL, 's'},
+	    {"trials", required_argument, NULL, 'n'},
+	    {"seed", required_argument, NULL, 'r'},
+	    {"zipf", required_argument, NULL, 'z'},
+	    {"json", no_argument, NULL, 'j'},
+	    {"csv", required_argument, NULL, 'v'},
+	    {"svg", required_argument, NULL, 'g'},
+	    {0},
+	};
+	bool share = strcmp(argv[0], "share") == 0, ok = true;
+	int c, which = 0;
+
+	while (ok && (c = getopt_long(argc, argv, "", options, &which)) != -1) {
+		if (share ? c == 'w' : c == 'p' || c == 's') {
+			fprintf(stderr, "dvmq-sim: %s has no option --%s\n", argv[0], options[which].name);
+			return false;
+		}
+		if (c == 'q')
+			ok = number("queues", optarg, 1, share ? 1024 : 128, &o->queues);
+		else if (c == 'p')
+			ok = number("ports", optarg, 1, 1024, &o->ports);
+		else if (c == 'w')
+			ok = number("workers", optarg, 1, 128, &o->workers);
+		else if (c == 's')
+			ok = number("seconds", optarg, 1, 100000, &o->seconds);
+		else if (c == 'n')
+			ok = number("trials", optarg, 1, 1000000, &o->trials);
+		else if (c == 'r')
+			ok = number("seed", optarg, 0, INT64_MAX, &o->seed);
+		else if (c == 'z')
+			ok = zipf_exponent(optarg, &o->zipf);
+		else if (c == 'j')
+			o->json = true;
+		else if (c == 'v')
+			o->csv = optarg;
+		else if (c == 'g')
+			o->svg = optarg;
+		else
+			ok = false;
+	}
+	if (ok && optind < argc) {
+		fprintf(stderr, "dvmq-sim: %s: unexpected\n", argv[optind]);
+		ok = false;
+	}
+	return ok;
+}
+
+static int share(int argc, char **argv)
+{
+	struct sim_options o = {.ports = 64, .queues = 16, .seconds = 60, .trials = 10, .seed = 1, .zipf = 1};
+
+	return parse_nic(argc, argv, &o) && sim_share(&o) == 0 ? 0 : 1;
+}
+
+static int spread(int argc, char **argv)
+{
+	struct sim_options o = {.queues = 4, .workers = 2, .trials = 1000, .seed = 1};
+
+	return parse_nic(argc, argv, &o) && sim_spread(&o) == 0 ? 0 : 1;
+}
+
 int main(int argc, char **argv)
 {
+	if (argc >= 2 && strcmp(argv[1], "share") == 0)
+		return share(argc - 1, argv + 1);
+	if (argc >= 2 && strcmp(argv[1], "spread") == 0)
+		return spread(argc - 1, argv + 1);
 	if (argc == 3 && strcmp(argv[1], "plan") == 0)
 		return plan(argv[2]);
 	if (argc == 2 && strcmp(argv[1], "list") == 0)

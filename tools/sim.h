@@ -8,6 +8,9 @@
  * sim_planner.c   who decides: dvmq's own planner and models of its peers
  * sim_run.c       lets planners run through scenarios, and counts
  * sim_output.c    table, JSON, CSV, SVG
+ * sim_share.c     who gets the scarce NIC queues (`dvmq-sim share`)
+ * sim_spread.c    a VM with several queues (`dvmq-sim spread`)
+ * sim_toeplitz.c  the hash by which they are filled
  */
 #ifndef DVMQ_SIM_H
 #define DVMQ_SIM_H
@@ -126,5 +129,26 @@ int sim_run(const struct sim_job *job, struct sim_result *results);
 
 /* sim_output.c */
 int sim_output(const struct sim_job *job, struct sim_result *results);
+int sim_csv(const char *name, json_t *all);
+FILE *sim_plot(const char *svg);
+int sim_plot_end(const char *svg, FILE *plot);
+
+/* sim_share.c, sim_spread.c; 0 or -1 with the reason on stderr */
+struct sim_options {
+	unsigned long ports, queues, workers, seconds, trials, seed;
+	double zipf;
+	bool json;
+	const char *csv, *svg;
+};
+int sim_share(const struct sim_options *options);
+int sim_spread(const struct sim_options *options);
+
+/*
+ * sim_toeplitz.c: the hash of receive side scaling with Microsoft's default key
+ * (https://learn.microsoft.com/windows-hardware/drivers/network/verifying-the-rss-hash-calculation).
+ * input: source address, destination address, source port, destination port in
+ * network byte order; at most 36 bytes.
+ */
+uint32_t sim_toeplitz(const uint8_t *input, unsigned length);
 
 #endif

@@ -101,64 +101,92 @@ static json_t *all_to_json(const struct sim_job *job, const struct sim_result *r
 			 (json_int_t)job->seed, "planners", rows);
 }
 
-static int write_csv(const struct sim_job *job, const json_t *all)
+static void write_value(FILE *file, const char *comma, const json_t *value)
 {
-	const json_t *rows = json_object_get(all, "planners");
-	FILE *file = fopen(job->csv, "w");
+	if (json_is_string(value))
+		fprintf(file, "%s%s", comma, json_string_value(value));
+	else if (json_is_integer(value))
+		fprintf(file, "%s%lld", comma, (long long)json_integer_value(value));
+	else
+		fprintf(file, "%s%.6g", comma, json_number_value(value));
+}
+
+/* What is said once comes first in each line, then the members of its row in "planners". */
+int sim_csv(const char *name, json_t *all)
+{
+	json_t *rows = json_object_get(all, "planners"), *value;
+	FILE *file = fopen(name, "w");
 	const char *key;
-	json_t *value;
 
 	if (!file) {
-		fprintf(stderr, "%s: cannot be written: %s\n", job->csv, strerror(errno));
+		fprintf(stderr, "%s: cannot be written: %s\n", name, strerror(errno));
 		return -1;
 	}
-	for (unsigned i = 0; i < json_array_size(rows); i++) {
-		json_t *row = json_array_get(rows, i);
+	for (unsigned i = 0; i <= json_array_size(rows); i++) {
+		const char *comma = "";
 
-		if (i == 0) {
-			fprintf(file, "scenario,cores,queues,trials,seed");
-			json_object_foreach (row, key, value) {
-				fprintf(file, ",%s", key);
-			}
-			fprintf(file, "\n");
-		}
-		fprintf(file, "%s,%u,%u,%u,%llu", job->frames ? "trace" : job->scenario->name, job->cores, job->queues,
-			job->trials, (unsigned long long)job->seed);
-		json_object_foreach (row, key, value) {
-			if (json_is_string(value))
-				fprintf(file, ",%s", json_string_value(value));
+		json_object_foreach (all, key, value) {
+			if (json_is_array(value))
+				continue;
+			if (i == 0)
+				fprintf(file, "%s%s", comma, key);
 			else
-				fprintf(file, ",%.6g", json_number_value(value));
+				write_value(file, comma, value);
+			comma = ",";
+		}
+		json_object_foreach (json_array_get(rows, i ? i - 1 : 0), key, value) {
+			if (i == 0)
+				fprintf(file, "%s%s", comma, key);
+			else
+				write_value(file, comma, value);
 		}
 		fprintf(file, "\n");
 	}
 	if (fclose(file)) {
-		fprintf(stderr, "%s: cannot be written: %s\n", job->csv, strerror(errno));
+		fprintf(stderr, "%s: cannot be written: %s\n", name, strerror(errno));
 		return -1;
 	}
 	return 0;
 }
 
-/* One trial each: how many are within a ratio. Over time: active cores, for each planner. */
-static int write_svg(const struct sim_job *job, const struct sim_result *results)
+/* A gnuplot that draws into the file; NULL with the reason on stderr. */
+FILE *sim_plot(const char *svg)
 {
 	FILE *plot;
-	int status;
 
 	if (system("command -v gnuplot >/dev/null 2>&1") != 0) {
 		fprintf(stderr, "%s: gnuplot is needed to draw it and is not installed; apt-get install gnuplot-nox\n",
-			job->svg);
-		return -1;
+			svg);
+		return NULL;
 	}
 	plot = popen("gnuplot", "w");
 	if (!plot) {
-		fprintf(stderr, "%s: gnuplot does not start: %s\n", job->svg, strerror(errno));
-		return -1;
+		fprintf(stderr, "%s: gnuplot does not start: %s\n", svg, strerror(errno));
+		return NULL;
 	}
 	fprintf(plot, "set terminal svg size 800,400 font 'sans,12' background rgb 'white'\nset output \"");
-	for (const char *c = job->svg; *c; c++)
+	for (const char *c = svg; *c; c++)
 		fprintf(plot, *c == '"' || *c == '\\' ? "\\%c" : "%c", *c);
 	fprintf(plot, "\"\nset grid\nset key outside\nset yrange [0:*]\n");
+	return plot;
+}
+
+int sim_plot_end(const char *svg, FILE *plot)
+{
+	int status = pclose(plot);
+
+	if (status != 0)
+		fprintf(stderr, "%s: gnuplot failed with status %d\n", svg, status);
+	return status ? -1 : 0;
+}
+
+/* One trial each: how many are within a ratio. Over time: active cores, for each planner. */
+static int write_svg(const struct sim_job *job, const struct sim_result *results)
+{
+	FILE *plot = sim_plot(job->svg);
+
+	if (!plot)
+		return -1;
 	if (once(job))
 		fprintf(plot,
 			"set xlabel 'load of the busiest core / lower bound'\nset ylabel '%% of trials up to this'\n"
@@ -178,10 +206,7 @@ static int write_svg(const struct sim_job *job, const struct sim_result *results
 			fprintf(plot, "%g %g\n", r->sample_s[k], r->sample_cores[k]);
 		fprintf(plot, "e\n");
 	}
-	status = pclose(plot);
-	if (status != 0)
-		fprintf(stderr, "%s: gnuplot failed with status %d\n", job->svg, status);
-	return status ? -1 : 0;
+	return sim_plot_end(job->svg, plot);
 }
 
 /* Sorts the values of the results. */
@@ -206,7 +231,7 @@ int sim_output(const struct sim_job *job, struct sim_result *results)
 	} else {
 		print_table(job, results);
 	}
-	if (job->csv && write_csv(job, all) < 0)
+	if (job->csv && sim_csv(job->csv, all) < 0)
 		ret = -1;
 	if (job->svg && write_svg(job, results) < 0)
 		ret = -1;
