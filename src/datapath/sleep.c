@@ -4,8 +4,11 @@
  * interrupt.  The only system calls of the datapath are here.
  *
  * A queue that is to notify is armed, and looked at once more after that: what
- * came before it was armed is found, what comes after it wakes.  Descriptors are
- * edge-triggered, so nothing has to be read from them.
+ * came before it was armed is found, what comes after it wakes, and tells which
+ * queue it was.  So whoever was armed and did not kick is not looked at again:
+ * a sleep costs by the number of queues that had traffic or cannot notify, not
+ * by the number of queues.  Descriptors are edge-triggered, so nothing has to be
+ * read from them.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -32,17 +35,24 @@
  */
 #define LOOK_AGAIN_NS 100000000
 
-static void watch(struct dvmq_worker *w, struct dvmq_queue *queue, int fd)
-{
-	struct epoll_event event = {.events = EPOLLIN | EPOLLET};
+#define EVENTS 16 /* taken at a time; what is left over only makes the next sleep short */
 
-	if (fd < 0)
-		return;
-	/* Queues of one device may share a descriptor (EEXIST): any of them wakes us. */
-	if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 || errno == EEXIST)
-		queue->wake_fd = fd;
-	else if (queue->port->type == DVMQ_PORT_VHOST)
-		close(fd);
+static uint64_t ns_to_cycles(const struct dvmq_worker *w, uint64_t ns)
+{
+	return ns * w->cycles_per_us / 1000;
+}
+
+static uint64_t cycles_to_ns(const struct dvmq_worker *w, uint64_t cycles)
+{
+	return cycles * 1000 / w->cycles_per_us;
+}
+
+/* Queues of one device may share a descriptor (EEXIST): it is watched in the name of one of them. */
+static bool watch(struct dvmq_worker *w, struct dvmq_queue *queue, int fd)
+{
+	struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = queue};
+
+	return epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 || errno == EEXIST;
 }
 
 /*
@@ -63,16 +73,25 @@ static bool arm_guest(struct dvmq_worker *w, struct dvmq_queue *queue)
 	if (queue->wake_fd < 0) {
 		if (rte_vhost_get_vhost_vring(vid, queue->virtqueue, &vring) < 0 || vring.kickfd < 0)
 			return false;
-		watch(w, queue, dup(vring.kickfd));
+		queue->wake_fd = dup(vring.kickfd);
 		queue->wake_generation = generation;
+		if (queue->wake_fd >= 0 && !watch(w, queue, queue->wake_fd)) {
+			close(queue->wake_fd);
+			queue->wake_fd = -1;
+		}
 	}
 	return queue->wake_fd >= 0 && rte_vhost_enable_guest_notification(vid, queue->virtqueue, 1) == 0;
 }
 
 static bool arm_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
-	if (queue->wake_fd < 0)
-		watch(w, queue, rte_eth_dev_rx_intr_ctl_q_get_fd(queue->eth_id, queue->eth_queue));
+	int fd;
+
+	if (queue->wake_fd < 0) {
+		fd = rte_eth_dev_rx_intr_ctl_q_get_fd(queue->eth_id, queue->eth_queue);
+		if (fd >= 0 && watch(w, queue, fd))
+			queue->wake_fd = fd;
+	}
 	return queue->wake_fd >= 0 && rte_eth_dev_rx_intr_enable(queue->eth_id, queue->eth_queue) == 0;
 }
 
@@ -103,53 +122,122 @@ void dvmq_queue_disarm(struct dvmq_queue *queue)
 	queue->armed = false;
 }
 
-void dvmq_queue_unwatch(struct dvmq_worker *w, struct dvmq_queue *queue)
+/* The next queue after `i` in the worker's list that has this descriptor; w->n: none. */
+static unsigned next_watched(const struct dvmq_worker *w, unsigned i, int fd)
 {
-	if (queue->armed)
-		dvmq_queue_disarm(queue);
-	if (queue->wake_fd < 0)
-		return;
-	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, queue->wake_fd, NULL);
-	if (queue->port->type == DVMQ_PORT_VHOST)
-		close(queue->wake_fd);
-	queue->wake_fd = -1;
+	while (i < w->n && w->queues[i]->wake_fd != fd)
+		i++;
+	return i;
 }
 
-/* Arms all queues; how long to sleep at most in ns, 0: not at all, -1: no queue, until something wakes us. */
-static int64_t prepare(struct dvmq_worker *w)
+void dvmq_queue_unwatch(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
-	bool all = true;
+	int fd = queue->wake_fd;
+	unsigned heir;
 
-	for (unsigned i = 0; i < w->n; i++)
-		if (!arm(w, w->queues[i]))
-			all = false;
-	for (unsigned i = 0; i < w->n; i++) {
-		if (dvmq_worker_loop(w) > 0)
-			return 0;
+	if (queue->armed)
+		dvmq_queue_disarm(queue);
+	if (fd < 0)
+		return;
+	queue->wake_fd = -1;
+	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, fd, NULL); /* with what it had to report */
+	if (queue->port->type == DVMQ_PORT_VHOST) {
+		close(fd);
+		return;
 	}
-	if (all)
-		return w->n > 0 ? LOOK_AGAIN_NS : -1;
-	if (w->nap_ns < NAP_MIN_NS || w->now - w->last_packet < 2 * w->idle_patience)
+	heir = next_watched(w, 0, fd);
+	if (heir < w->n && !watch(w, w->queues[heir], fd))
+		w->queues[heir]->wake_fd = -1;
+}
+
+/* The queue that an event names is polled again, and those that share its descriptor. */
+static void kicked(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	if (queue == NULL)
+		return; /* the worker's own descriptor */
+	dvmq_queue_kicked(w, queue);
+	if (queue->port->type == DVMQ_PORT_VHOST)
+		return;
+	for (unsigned i = next_watched(w, 0, queue->wake_fd); i < w->n; i = next_watched(w, i + 1, queue->wake_fd))
+		dvmq_queue_kicked(w, w->queues[i]);
+}
+
+/*
+ * Arms the queues that are not, and looks at them once more; at `all` others too.
+ * What is found becomes hot, and its place is taken by a queue that was looked at:
+ * none is left out.  Returns the packets found; *ret_deaf: some queue cannot notify.
+ */
+static unsigned arm_and_look(struct dvmq_worker *w, bool all, bool *ret_deaf)
+{
+	bool deaf_guest = false, deaf = false;
+	unsigned end = all || w->unarmed_guest ? w->n : w->n_eager;
+	unsigned took = 0;
+
+	for (unsigned i = 0; i < end; i++) {
+		struct dvmq_queue *queue = w->queues[i];
+
+		if (queue->armed && !all)
+			continue;
+		if (!arm(w, queue)) {
+			deaf = true;
+			deaf_guest |= i >= w->n_eager;
+		}
+		atomic_thread_fence(memory_order_seq_cst); /* armed, then looked at: the guest writes its ring, then reads */
+		took += dvmq_queue_look(w, queue);
+	}
+	w->unarmed_guest = deaf_guest;
+	*ret_deaf = deaf;
+	return took;
+}
+
+/* Sleeps that follow each other without a packet get longer. */
+static uint64_t nap(struct dvmq_worker *w)
+{
+	if (w->nap_ns < NAP_MIN_NS || w->last_packet > w->slept_at)
 		w->nap_ns = NAP_MIN_NS;
 	else if (w->nap_ns < NAP_MAX_NS)
 		w->nap_ns += w->nap_ns / 4;
 	return w->nap_ns;
 }
 
+/* Arms; how long to sleep at most in ns, 0: not at all, -1: no queue, until something wakes us. */
+static int64_t prepare(struct dvmq_worker *w)
+{
+	uint32_t changes = atomic_load_explicit(&dvmq_vring_changes, memory_order_acquire);
+	bool all = w->now >= w->look_again_at || changes != w->vring_changes;
+	bool deaf;
+
+	if (arm_and_look(w, all, &deaf) > 0)
+		return 0;
+	if (all) {
+		w->vring_changes = changes;
+		w->look_again_at = w->now + ns_to_cycles(w, LOOK_AGAIN_NS);
+	}
+	if (deaf)
+		return nap(w);
+	if (w->n == 0)
+		return -1;
+	return w->now < w->look_again_at ? cycles_to_ns(w, w->look_again_at - w->now) + 1 : 1;
+}
+
 void dvmq_worker_sleep(struct dvmq_worker *w)
 {
-	struct epoll_event events[16]; /* what is left over only makes the next sleep short */
+	struct epoll_event events[EVENTS];
 	int64_t ns = prepare(w);
 	struct timespec limit = {.tv_nsec = ns};
+	int n = 0;
 
 	if (ns == 0)
 		return;
+	w->slept_at = w->now;
 	atomic_store(&w->asleep, true); /* seq_cst: pairs with dvmq_inbox_post() */
 	if (atomic_load(&w->inbox) == NULL && !atomic_load(&w->stop)) {
 		dvmq_count(&w->sleeps, 1);
 		rte_rcu_qsbr_thread_offline(dvmq_rcu, w->index);
-		epoll_pwait2(w->epoll_fd, events, 16, ns < 0 ? NULL : &limit, NULL);
+		n = epoll_pwait2(w->epoll_fd, events, EVENTS, ns < 0 ? NULL : &limit, NULL);
 		rte_rcu_qsbr_thread_online(dvmq_rcu, w->index);
 	}
 	atomic_store(&w->asleep, false);
+	for (int i = 0; i < n; i++)
+		kicked(w, events[i].data.ptr);
 }

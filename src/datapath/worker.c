@@ -20,6 +20,7 @@
 
 #define SLEEP_AFTER_US 100  /* without a packet; waking up costs about as much */
 #define STOLEN_US      1000 /* a turn of 64 packets takes a few us */
+#define LOOK_US        1    /* a look at an empty ring that takes longer was interrupted */
 
 struct dvmq_worker *dvmq_workers[DVMQ_MAX_WORKERS];
 unsigned dvmq_n_workers;
@@ -52,6 +53,7 @@ struct dvmq_worker *dvmq_worker_new(unsigned core, unsigned index, unsigned max_
 	w->cycles_per_us = rte_get_tsc_hz() / 1000000;
 	w->idle_patience = w->cycles_per_us * SLEEP_AFTER_US;
 	w->stolen_cycles = w->cycles_per_us * STOLEN_US;
+	w->look_max = w->cycles_per_us * LOOK_US;
 	w->queues = calloc(max_queues, sizeof(*w->queues));
 	/* Large and mostly never touched: only the pages of ports that exist become real. */
 	w->stage = calloc(DVMQ_MAX_PORTS, sizeof(*w->stage));
