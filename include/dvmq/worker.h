@@ -34,7 +34,6 @@ struct dvmq_worker {
 	int cpu;        /* the one CPU it runs on */
 	int wake_fd;    /* eventfd */
 	int epoll_fd;   /* wake_fd (data.ptr NULL) and the wake_fd of armed queues (data.ptr: the queue) */
-	uint64_t idle_patience; /* TSC cycles without a packet before it sleeps */
 	uint64_t cycles_per_us; /* of the TSC */
 	uint64_t stolen_cycles; /* a turn that takes longer did not have its CPU all the time */
 	struct rte_ring *learn; /* SPSC: worker -> controller; a pair of uint64_t keys and ports, see fdb.h */
@@ -43,6 +42,7 @@ struct dvmq_worker {
 	_Alignas(64) _Atomic(struct dvmq_msg *) inbox;
 	/* Written by the controller. */
 	_Atomic bool stop;
+	_Atomic uint32_t policy;      /* enum dvmq_policy; the worker is woken when it changes */
 	_Atomic uint32_t stats_asked; /* the worker answers by publishing and storing the same number to stats_told */
 
 	/* Written by the worker. */
@@ -59,8 +59,9 @@ struct dvmq_worker {
 	_Alignas(64) uint64_t now; /* TSC at the end of the last turn */
 	uint64_t last_packet;      /* TSC */
 	uint64_t woke_at;          /* TSC at the end of the last sleep */
+	uint64_t patience;         /* TSC cycles without a packet before it sleeps, policy balanced */
 	uint64_t slept_at;         /* TSC at the begin of the last sleep */
-	uint64_t nap_ns;           /* last timed sleep, where a queue cannot notify */
+	uint64_t nap_ns;           /* length of the last nap */
 	uint64_t look_again_at;    /* TSC at which armed queues are looked at nevertheless before a sleep */
 	uint32_t vring_changes;    /* dvmq_vring_changes when that was last done */
 	bool unarmed_guest;        /* among the quiet guests one may be unarmed */
@@ -152,6 +153,9 @@ void dvmq_queue_disarm(struct dvmq_queue *queue);
 
 /* Before the queue leaves the worker: also takes it out of the epoll set. */
 void dvmq_queue_unwatch(struct dvmq_worker *worker, struct dvmq_queue *queue);
+
+/* Whether the worker has been without packets for so long that its policy lets it sleep. */
+bool dvmq_worker_is_idle(const struct dvmq_worker *worker);
 
 /*
  * Blocks until there may be something to do: a message, a kick or RX interrupt

@@ -24,9 +24,26 @@
 #include <dvmq/port.h>
 #include <dvmq/worker.h>
 
-/* Sleeps where nothing can wake for a packet: a ring of 1024 lasts 250 us at 4 Mpps. */
-#define NAP_MIN_NS 20000
-#define NAP_MAX_NS 250000
+/*
+ * How long a worker polls on without a packet.  Balanced: a worker that would
+ * sleep again soon after it slept is more patient each time, since waking up has
+ * its price; one that slept long ago is less.
+ */
+#define PATIENCE_MIN_US	   10
+#define PATIENCE_MAX_US	   100 /* about what waking up costs, with what it delays */
+#define PATIENCE_FRUGAL_US 5
+#define AGAIN_US	   200 /* sleeps closer than that are too close */
+
+/*
+ * Naps: sleeps where nothing can wake for a packet.  They get longer while none
+ * comes.  A ring of 1024 lasts for NAP_NS at 10 Mpps, and beyond that a packet
+ * waits for no more than a 256th of the silence that it ends.
+ */
+#define NAP_MIN_NS    20000
+#define NAP_NS	      60000
+#define NAP_SHARE     256
+#define NAP_MAX_NS    1000000
+#define NAP_FRUGAL_NS 500000 /* the shortest of policy frugal: at most 2000 wake-ups a second */
 
 /*
  * Even where all can: a look at a ring finds nothing while the library holds its
@@ -98,9 +115,9 @@ static bool arm_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue)
 /* True if the queue will wake us. */
 static bool arm(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
-	if (queue->armed && (queue->port->type != DVMQ_PORT_VHOST ||
-			     queue->wake_generation == atomic_load_explicit(&queue->port->vring_generation,
-									    memory_order_acquire)))
+	if (queue->armed &&
+	    (queue->port->type != DVMQ_PORT_VHOST ||
+	     queue->wake_generation == atomic_load_explicit(&queue->port->vring_generation, memory_order_acquire)))
 		return true;
 	if (!queue->notifies)
 		queue->armed = false;
@@ -182,7 +199,8 @@ static unsigned arm_and_look(struct dvmq_worker *w, bool all, bool *ret_deaf)
 			deaf = true;
 			deaf_guest |= i >= w->n_eager;
 		}
-		atomic_thread_fence(memory_order_seq_cst); /* armed, then looked at: the guest writes its ring, then reads */
+		atomic_thread_fence(
+		    memory_order_seq_cst); /* armed, then looked at: the guest writes its ring, then reads */
 		took += dvmq_queue_look(w, queue);
 	}
 	w->unarmed_guest = deaf_guest;
@@ -190,14 +208,59 @@ static unsigned arm_and_look(struct dvmq_worker *w, bool all, bool *ret_deaf)
 	return took;
 }
 
-/* Sleeps that follow each other without a packet get longer. */
+static uint64_t limited(uint64_t value, uint64_t min, uint64_t max)
+{
+	if (value < min)
+		return min;
+	return value < max ? value : max;
+}
+
+static enum dvmq_policy policy_of(const struct dvmq_worker *w)
+{
+	return atomic_load_explicit(&w->policy, memory_order_relaxed);
+}
+
+/* The length of the next nap, in ns. */
 static uint64_t nap(struct dvmq_worker *w)
 {
-	if (w->nap_ns < NAP_MIN_NS || w->last_packet > w->slept_at)
-		w->nap_ns = NAP_MIN_NS;
-	else if (w->nap_ns < NAP_MAX_NS)
-		w->nap_ns += w->nap_ns / 4;
+	uint64_t min = policy_of(w) == DVMQ_POLICY_FRUGAL ? NAP_FRUGAL_NS : NAP_MIN_NS;
+	uint64_t max = limited(cycles_to_ns(w, (w->now - w->last_packet) / NAP_SHARE), NAP_NS, NAP_MAX_NS);
+
+	if (w->last_packet > w->slept_at)
+		w->nap_ns = min;
+	else
+		w->nap_ns = limited(w->nap_ns + w->nap_ns / 4, min, max < min ? min : max);
 	return w->nap_ns;
+}
+
+/* Not long ago it slept already, and was woken for packets. */
+static bool was_woken(const struct dvmq_worker *w, uint64_t us)
+{
+	return w->last_packet > w->slept_at && w->now - w->slept_at < us * w->cycles_per_us;
+}
+
+static void adapt_patience(struct dvmq_worker *w)
+{
+	if (w->last_packet <= w->slept_at)
+		return; /* sleeps on */
+	w->patience = limited(was_woken(w, AGAIN_US) ? 2 * w->patience : w->patience / 2,
+			      PATIENCE_MIN_US * w->cycles_per_us, PATIENCE_MAX_US * w->cycles_per_us);
+}
+
+bool dvmq_worker_is_idle(const struct dvmq_worker *w)
+{
+	uint64_t idle = w->now - w->last_packet;
+
+	if (w->n == 0)
+		return true;
+	switch (policy_of(w)) {
+	case DVMQ_POLICY_LATENCY:
+		return false;
+	case DVMQ_POLICY_FRUGAL:
+		return idle > PATIENCE_FRUGAL_US * w->cycles_per_us;
+	default:
+		return idle > w->patience;
+	}
 }
 
 /* Arms; how long to sleep at most in ns, 0: not at all, -1: no queue, until something wakes us. */
@@ -207,6 +270,9 @@ static int64_t prepare(struct dvmq_worker *w)
 	bool all = w->now >= w->look_again_at || changes != w->vring_changes;
 	bool deaf;
 
+	/* A trickle of packets, each of which would wake us: taken together now and then it costs less. */
+	if (policy_of(w) == DVMQ_POLICY_FRUGAL && was_woken(w, 2 * NAP_FRUGAL_NS / 1000))
+		return NAP_FRUGAL_NS;
 	if (arm_and_look(w, all, &deaf) > 0)
 		return 0;
 	if (all) {
@@ -229,6 +295,7 @@ void dvmq_worker_sleep(struct dvmq_worker *w)
 
 	if (ns == 0)
 		return;
+	adapt_patience(w);
 	w->slept_at = w->now;
 	atomic_store(&w->asleep, true); /* seq_cst: pairs with dvmq_inbox_post() */
 	if (atomic_load(&w->inbox) == NULL && !atomic_load(&w->stop)) {
