@@ -37,6 +37,7 @@ int dvmq_set_queue_core(const char *queue, unsigned core, struct dvmq_err *err);
 int dvmq_set_queue_pin(const char *queue, bool pinned, struct dvmq_err *err);
 int dvmq_set_balance(bool automatic, struct dvmq_err *err);
 int dvmq_set_core(unsigned core, enum dvmq_core_wish wish, struct dvmq_err *err);
+int dvmq_set_policy(const char *core, enum dvmq_policy policy, struct dvmq_err *err); /* core: or "all", also for later */
 int dvmq_port_add(const struct dvmq_port_conf *conf, struct dvmq_err *err);
 int dvmq_port_del(const char *name, struct dvmq_err *err);
 int dvmq_clear_stats(struct dvmq_err *err);

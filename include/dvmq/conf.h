@@ -31,6 +31,13 @@ enum dvmq_steering {
 	DVMQ_STEER_SOFTWARE,
 };
 
+/* What an idle worker does: [dvmqd] policy, "set core C policy P".  See sleep.c. */
+enum dvmq_policy {
+	DVMQ_POLICY_BALANCED, /* polls on for a while, then sleeps */
+	DVMQ_POLICY_LATENCY,  /* polls on while it has queues */
+	DVMQ_POLICY_FRUGAL,   /* sleeps soon, and wakes no oftener than it must */
+};
+
 /* A [port NAME] or [uplink NAME] section. */
 struct dvmq_port_conf {
 	char name[DVMQ_NAME_LEN]; /* letters, digits, '-', '_', '.'; not "all" */
@@ -55,6 +62,7 @@ struct dvmq_conf {
 	uint16_t n_workers;
 	uint16_t workers[DVMQ_MAX_CPUS]; /* CPU numbers, ascending, no duplicates */
 	uint16_t control;                /* CPU number */
+	enum dvmq_policy policy;         /* of all workers at the start, default balanced */
 	char *eal_args;                  /* [eal] args, NULL if absent */
 	bool balance_auto;               /* [balance] mode */
 	struct dvmq_balance_params balance;
@@ -89,6 +97,10 @@ int dvmq_conf_write(const struct dvmq_conf *conf, FILE *out);
 /* "2-5,7" to CPU numbers, ascending.  0 or -EINVAL. */
 int dvmq_conf_cpus(const char *text, uint16_t cpus[DVMQ_MAX_CPUS], uint16_t *ret_n, struct dvmq_err *err);
 
+/* The policy of that name.  0 or -EINVAL. */
+int dvmq_conf_policy(const char *text, enum dvmq_policy *ret, struct dvmq_err *err);
+
+const char *dvmq_policy_name(enum dvmq_policy policy);
 const char *dvmq_steering_name(enum dvmq_steering steering);
 const char *dvmq_port_type_name(enum dvmq_port_type type);
 

@@ -89,6 +89,9 @@ extern _Atomic unsigned dvmq_port_limit; /* all indices are below it; written by
 
 /* --- port/vhost.c --- */
 
+/* Steps after any port's vring_generation; written by the vhost events thread (release), read by workers (acquire). */
+extern _Atomic uint32_t dvmq_vring_changes;
+
 /*
  * Registers the socket with the vhost library; guests may connect from now on.
  * Controller.  0 or -errno with err.

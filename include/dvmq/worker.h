@@ -33,8 +33,7 @@ struct dvmq_worker {
 	int numa;
 	int cpu;        /* the one CPU it runs on */
 	int wake_fd;    /* eventfd */
-	int epoll_fd;   /* wake_fd and the wake_fd of armed queues */
-	uint64_t idle_patience; /* TSC cycles without a packet before it sleeps */
+	int epoll_fd;   /* wake_fd (data.ptr NULL) and the wake_fd of armed queues (data.ptr: the queue) */
 	uint64_t cycles_per_us; /* of the TSC */
 	uint64_t stolen_cycles; /* a turn that takes longer did not have its CPU all the time */
 	struct rte_ring *learn; /* SPSC: worker -> controller; a pair of uint64_t keys and ports, see fdb.h */
@@ -43,6 +42,7 @@ struct dvmq_worker {
 	_Alignas(64) _Atomic(struct dvmq_msg *) inbox;
 	/* Written by the controller. */
 	_Atomic bool stop;
+	_Atomic uint32_t policy;      /* enum dvmq_policy; the worker is woken when it changes */
 	_Atomic uint32_t stats_asked; /* the worker answers by publishing and storing the same number to stats_told */
 
 	/* Written by the worker. */
@@ -59,11 +59,22 @@ struct dvmq_worker {
 	_Alignas(64) uint64_t now; /* TSC at the end of the last turn */
 	uint64_t last_packet;      /* TSC */
 	uint64_t woke_at;          /* TSC at the end of the last sleep */
-	uint64_t nap_ns;           /* next timed sleep, where a queue cannot notify */
+	uint64_t patience;         /* TSC cycles without a packet before it sleeps, policy balanced */
+	uint64_t slept_at;         /* TSC at the begin of the last sleep */
+	uint64_t nap_ns;           /* length of the last nap */
+	uint64_t look_again_at;    /* TSC at which armed queues are looked at nevertheless before a sleep */
+	uint32_t vring_changes;    /* dvmq_vring_changes when that was last done */
+	bool unarmed_guest;        /* among the quiet guests one may be unarmed */
 	uint64_t learn_allowed_at; /* TSC */
 	uint32_t fdb_generation;   /* read once per turn */
-	unsigned n, n_hot;         /* queues[0..n_hot) are polled every loop, the rest take turns, one each loop */
-	unsigned rare_next;
+	/*
+	 * queues[0..n_hot) are polled every loop.  The rest is quiet: up to n_eager
+	 * NIC queues and soft rings, whose senders do not wait, then guests.
+	 */
+	unsigned n, n_hot, n_eager;
+	unsigned next_eager, next_guest; /* whose turn it is to be looked at */
+	uint64_t look_at;          /* TSC of the next look at quiet queues while there is traffic */
+	uint64_t look_max;         /* TSC cycles that a look may have cost */
 	struct dvmq_queue **queues; /* room for all queues that can exist */
 	struct dvmq_stage *stage;   /* by port index */
 	struct dvmq_port **staged;  /* the ports with staged packets */
@@ -92,6 +103,12 @@ void dvmq_inbox_serve(struct dvmq_worker *worker);
 
 /* The worker: one loop over its queues.  Returns the packets it took. */
 unsigned dvmq_worker_loop(struct dvmq_worker *worker);
+
+/* The worker: one turn of one of its queues; it is hot if that found packets.  Returns how many. */
+unsigned dvmq_queue_look(struct dvmq_worker *worker, struct dvmq_queue *queue);
+
+/* The worker: one of its queues notified; it is hot again, and disarmed. */
+void dvmq_queue_kicked(struct dvmq_worker *worker, struct dvmq_queue *queue);
 
 /*
  * Controller: asks that `to` (NULL: nobody) poll the queue; it returns at once.
@@ -142,6 +159,9 @@ void dvmq_queue_disarm(struct dvmq_queue *queue);
 
 /* Before the queue leaves the worker: also takes it out of the epoll set. */
 void dvmq_queue_unwatch(struct dvmq_worker *worker, struct dvmq_queue *queue);
+
+/* Whether the worker has been without packets for so long that its policy lets it sleep. */
+bool dvmq_worker_is_idle(const struct dvmq_worker *worker);
 
 /*
  * Blocks until there may be something to do: a message, a kick or RX interrupt

@@ -41,6 +41,25 @@ void dvmq_quit(void)
 	quit = 1;
 }
 
+int dvmq_set_policy(const char *core, enum dvmq_policy policy, struct dvmq_err *err)
+{
+	bool all = strcmp(core, "all") == 0, found = all;
+	char name[16];
+
+	for (unsigned i = 0; dvmq_core_name_at(i, name, sizeof(name)); i++) {
+		if (!all && strcmp(core, name) != 0)
+			continue;
+		found = true;
+		atomic_store_explicit(&dvmq_workers[i]->policy, policy, memory_order_relaxed);
+		dvmq_worker_wake(dvmq_workers[i]); /* so that it sleeps no longer than that allows */
+	}
+	if (!found)
+		return dvmq_fail(err, ENOENT, "core %s is no worker; \"show core all\" lists them", core);
+	if (all)
+		running.policy = policy;
+	return 0;
+}
+
 static int watch(int fd, struct dvmq_err *err)
 {
 	struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
@@ -55,6 +74,7 @@ int dvmq_control_open(const struct dvmq_conf *conf, struct dvmq_err *err)
 	int ret;
 
 	running = *conf;
+	dvmq_set_policy("all", conf->policy, err);
 	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	ret = watch(dvmq_vhost_event_fd(), err);
 	if (ret == 0)

@@ -135,6 +135,8 @@ static json_t *core_json(const struct dvmq_worker *w)
 	json_object_set_new(o, "busy", number(dvmq_worker_load(w), 1e-4));
 	json_object_set_new(o, "queues", json_integer(atomic_load_explicit(&w->n_queues, memory_order_relaxed)));
 	json_object_set_new(o, "mode", json_string(wishes[dvmq_core_wish_of(w)]));
+	json_object_set_new(o, "policy", json_string(dvmq_policy_name(atomic_load_explicit(&w->policy,
+											     memory_order_relaxed))));
 	json_object_set_new(o, "loops", json_integer((json_int_t)get(&w->loops)));
 	json_object_set_new(o, "sleeps", json_integer((json_int_t)get(&w->sleeps)));
 	json_object_set_new(o, "learn_dropped", json_integer((json_int_t)get(&w->learn_dropped)));

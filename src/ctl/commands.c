@@ -30,7 +30,7 @@
 
 /* What librte_cmdline stores of a line: see CMDLINE_PARSE_RESULT_BUFSIZE. */
 struct line {
-	char word[4][WORD_LEN]; /* the words of the grammar by their place, a choice where one was offered */
+	char word[5][WORD_LEN]; /* the words of the grammar by their place, a choice where one was offered */
 	char name[WORD_LEN];
 	char core[WORD_LEN];
 	char rest[DVMQ_LINE_LEN];
@@ -230,6 +230,18 @@ static void do_set_core(void *result, struct cmdline *cl, void *data)
 		fail(err.text);
 }
 
+static void do_set_policy(void *result, struct cmdline *cl, void *data)
+{
+	const struct line *line = result;
+	enum dvmq_policy policy;
+	struct dvmq_err err;
+
+	RTE_SET_USED(cl);
+	RTE_SET_USED(data);
+	if (dvmq_conf_policy(line->word[4], &policy, &err) != 0 || dvmq_set_policy(line->name, policy, &err) != 0)
+		fail(err.text);
+}
+
 /* The words "key=value ..." of a port. */
 static int set_port_keys(struct dvmq_port_conf *port, char *text, struct dvmq_err *err)
 {
@@ -389,6 +401,8 @@ WORD(w_off, 2, "off");
 WORD(w_to_core, 3, "core");
 WORD(w_pins, 3, "pin#unpin");
 WORD(w_wishes, 3, "park#activate#auto");
+WORD(w_policy, 3, "policy");
+WORD(w_policies, 4, "latency#balanced#frugal");
 
 NAME(n_port_or_all, name, .label = "PORT", .first = "all", .name_at = dvmq_port_name_at, .refuse = "stats");
 NAME(n_queue_or_all, name, .label = "QUEUE", .first = "all", .name_at = dvmq_queue_name_at);
@@ -441,6 +455,9 @@ COMMAND(c_set_balance, do_set_balance, NULL, "set balance auto|off: let the bala
 	T(w_balance), T(w_modes));
 COMMAND(c_set_core, do_set_core, NULL, "set core CORE park|activate|auto: keep a worker parked or active, or not",
 	T(w_set), T(w_core), T(n_core), T(w_wishes));
+COMMAND(c_set_policy, do_set_policy, NULL,
+	"set core all|CORE policy latency|balanced|frugal: how soon a worker without packets sleeps", T(w_set),
+	T(w_core), T(n_core_or_all), T(w_policy), T(w_policies));
 COMMAND(c_dry_run, do_action, &act_dry_run, "balance dry-run: what the balancer would do now", T(w_balance_0),
 	T(w_dry_run));
 COMMAND(c_port_add, do_port_add, NULL,
@@ -467,7 +484,7 @@ static cmdline_parse_ctx_t commands[] = {
     &c_port_stats, &c_port,	&c_queue,      &c_core,	     &c_vmq,	     &c_fdb,	  &c_balance,
     &c_memory,	   &c_config,	&c_queue_core, &c_queue_pin, &c_set_balance, &c_set_core, &c_dry_run,
     &c_port_add,   &c_port_del, &c_clear,      &c_flows,     &c_save,	     &c_trace,	  &c_trace_seconds,
-    &c_trace_off,  &c_help,	&c_help_word,  &c_quit,	     NULL,
+    &c_trace_off,  &c_help,	&c_help_word,  &c_quit,	     &c_set_policy,  NULL,
 };
 
 /* Does the syntax (what stands before the colon) have a word that begins so? */

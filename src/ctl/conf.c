@@ -22,6 +22,12 @@ static const char *const steering_names[] = {
     [DVMQ_STEER_STATIC] = "static", [DVMQ_STEER_SOFTWARE] = "software",
 };
 
+static const char *const policy_names[] = {
+    [DVMQ_POLICY_BALANCED] = "balanced",
+    [DVMQ_POLICY_LATENCY] = "latency",
+    [DVMQ_POLICY_FRUGAL] = "frugal",
+};
+
 static const char *const type_names[] = {
     [DVMQ_PORT_UPLINK] = "uplink",
     [DVMQ_PORT_VHOST] = "vhost",
@@ -31,6 +37,11 @@ static const char *const type_names[] = {
 const char *dvmq_steering_name(enum dvmq_steering steering)
 {
 	return steering_names[steering];
+}
+
+const char *dvmq_policy_name(enum dvmq_policy policy)
+{
+	return policy_names[policy];
 }
 
 const char *dvmq_port_type_name(enum dvmq_port_type type)
@@ -207,6 +218,16 @@ static int set_queues(struct dvmq_port_conf *port, const char *value, struct dvm
 	if (ret == 0)
 		port->queues = queues;
 	return ret;
+}
+
+int dvmq_conf_policy(const char *text, enum dvmq_policy *ret, struct dvmq_err *err)
+{
+	unsigned policy = 0;
+	int rc = choose("policy", text, policy_names, RTE_DIM(policy_names), &policy, err);
+
+	if (rc == 0)
+		*ret = policy;
+	return rc;
 }
 
 static int set_steering(struct dvmq_port_conf *port, const char *value, struct dvmq_err *err)

@@ -52,6 +52,7 @@ static json_t *daemon_json(const struct dvmq_conf *conf)
 	}
 	if (conf->has_control)
 		json_object_set_new(object, "control", json_integer(conf->control));
+	json_object_set_new(object, "policy", json_string(dvmq_policy_name(conf->policy)));
 	return object;
 }
 

@@ -221,7 +221,7 @@ static int note_lines(struct reader *reader)
 
 static int read_daemon_key(struct reader *reader, const char *key, const char *value)
 {
-	static const char *const known[] = {"socket", "workers", "control", NULL};
+	static const char *const known[] = {"socket", "workers", "control", "policy", NULL};
 	struct dvmq_conf *conf = reader->conf;
 	unsigned cpu;
 	int ret;
@@ -243,6 +243,8 @@ static int read_daemon_key(struct reader *reader, const char *key, const char *v
 		conf->has_control = true;
 		return 0;
 	}
+	if (strcmp(key, "policy") == 0)
+		return dvmq_conf_policy(value, &conf->policy, reader->err);
 	return dvmq_conf_unknown("key", key, known, reader->err);
 }
 

@@ -81,6 +81,7 @@ int dvmq_conf_write(const struct dvmq_conf *conf, FILE *out)
 		write_cpus(out, conf->workers, conf->n_workers);
 	if (conf->has_control)
 		fprintf(out, "control = %u\n", conf->control);
+	fprintf(out, "policy = %s\n", dvmq_policy_name(conf->policy));
 	if (conf->eal_args)
 		fprintf(out, "\n[eal]\nargs = %s\n", conf->eal_args);
 	for (unsigned i = 0; i < conf->n_ports; i++) {

@@ -25,7 +25,13 @@
 #include <dvmq/worker.h>
 
 #define DRAIN_UNKNOWN 4096 /* packets that a ring of unknown size is taken to hold */
-#define RARE_AFTER 64 /* empty turns after which a queue shares one look per loop with the other quiet ones */
+#define RARE_AFTER 64 /* empty turns after which a queue is quiet */
+
+/*
+ * Of the time of a worker with traffic, looking at quiet queues takes one part in
+ * that many, however many they are.
+ */
+#define LOOK_SHARE 64
 
 void dvmq_worker_wake(struct dvmq_worker *worker)
 {
@@ -59,18 +65,38 @@ static void swap_places(struct dvmq_worker *w, unsigned a, unsigned b)
 	w->queues[b]->place = b;
 }
 
+/*
+ * The list is hot | quiet | quiet guests, in this order: one swap per border
+ * takes a queue across it.
+ */
+static bool is_guest(const struct dvmq_queue *queue)
+{
+	return queue->kind == DVMQ_QUEUE_GUEST;
+}
+
 static void make_hot(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	if (queue->armed)
 		dvmq_queue_disarm(queue);
-	swap_places(w, queue->place, w->n_hot);
-	w->n_hot++;
+	if (is_guest(queue))
+		swap_places(w, queue->place, w->n_eager++);
+	swap_places(w, queue->place, w->n_hot++);
 }
 
 static void make_rare(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
-	w->n_hot--;
-	swap_places(w, queue->place, w->n_hot);
+	swap_places(w, queue->place, --w->n_hot);
+	if (is_guest(queue)) {
+		swap_places(w, queue->place, --w->n_eager);
+		w->unarmed_guest = true;
+	}
+}
+
+void dvmq_queue_kicked(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	queue->empty_run = 0;
+	if (queue->place >= w->n_hot)
+		make_hot(w, queue);
 }
 
 /* A turn that long did not have its CPU all the time: charge it what a turn usually costs. */
@@ -114,18 +140,41 @@ static unsigned turn(struct dvmq_worker *w, struct dvmq_queue *queue)
 	return took;
 }
 
-/* Of the queues without traffic one is looked at in each loop: they cost one empty poll together, however many. */
-static unsigned look_at_a_rare_one(struct dvmq_worker *w)
+unsigned dvmq_queue_look(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
-	struct dvmq_queue *queue;
-	unsigned took;
+	unsigned took = turn(w, queue);
 
-	if (w->rare_next < w->n_hot || w->rare_next >= w->n)
-		w->rare_next = w->n_hot;
-	queue = w->queues[w->rare_next++];
-	took = turn(w, queue);
-	if (took > 0)
+	if (took > 0 && queue->place >= w->n_hot)
 		make_hot(w, queue);
+	return took;
+}
+
+/* At one of queues[first..end), in turn. */
+static unsigned look_at_one(struct dvmq_worker *w, unsigned first, unsigned end, unsigned *next)
+{
+	if (first == end)
+		return 0;
+	if (*next < first || *next >= end)
+		*next = first;
+	return dvmq_queue_look(w, w->queues[(*next)++]);
+}
+
+/*
+ * At one quiet queue of each sort.  Where there is traffic beside them, the next
+ * look has to wait until this one was a small part of the time.  Guests are apart
+ * since there may be hundreds, and since they wait when their ring is full, where
+ * a NIC drops.
+ */
+static unsigned look_at_quiet_ones(struct dvmq_worker *w)
+{
+	uint64_t begin = w->now, cost;
+	unsigned took = look_at_one(w, w->n_hot, w->n_eager, &w->next_eager);
+
+	took += look_at_one(w, w->n_eager, w->n, &w->next_guest);
+	cost = w->now - begin;
+	if (cost > w->look_max)
+		cost = w->look_max;
+	w->look_at = took > 0 ? 0 : w->now + cost * (LOOK_SHARE - 1);
 	return took;
 }
 
@@ -139,8 +188,8 @@ unsigned dvmq_worker_loop(struct dvmq_worker *w)
 		if (w->queues[i]->empty_run >= RARE_AFTER)
 			make_rare(w, w->queues[i--]);
 	}
-	if (w->n > w->n_hot)
-		took += look_at_a_rare_one(w);
+	if (w->n > w->n_hot && (took == 0 || w->now >= w->look_at))
+		took += look_at_quiet_ones(w);
 	return took;
 }
 
@@ -163,6 +212,8 @@ static void take(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	queue->place = w->n;
 	w->queues[w->n++] = queue;
+	if (!is_guest(queue)) /* to the border that make_hot() takes it from */
+		swap_places(w, queue->place, w->n_eager++);
 	queue->empty_run = 0;
 	make_hot(w, queue);
 	atomic_store_explicit(&w->n_queues, w->n, memory_order_relaxed);
@@ -183,6 +234,8 @@ static void give(struct dvmq_worker *w, struct dvmq_queue *queue)
 		queue->last_turn = rte_rdtsc(); /* it was not polled for lack of traffic: that is no pause */
 	if (queue->last_turn < w->woke_at)
 		queue->last_turn = w->woke_at; /* nor is the sleep of its worker */
+	if (!is_guest(queue))
+		swap_places(w, queue->place, --w->n_eager);
 	swap_places(w, queue->place, --w->n);
 	atomic_store_explicit(&w->n_queues, w->n, memory_order_relaxed);
 	if (target == NULL) {

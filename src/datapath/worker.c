@@ -10,6 +10,7 @@
 
 #include <rte_cycles.h>
 #include <rte_lcore.h>
+#include <rte_pause.h>
 #include <rte_rcu_qsbr.h>
 #include <rte_ring.h>
 #include <rte_ring_elem.h>
@@ -18,8 +19,8 @@
 #include <dvmq/port.h>
 #include <dvmq/worker.h>
 
-#define SLEEP_AFTER_US 100  /* without a packet; waking up costs about as much */
-#define STOLEN_US      1000 /* a turn of 64 packets takes a few us */
+#define STOLEN_US 1000 /* a turn of 64 packets takes a few us */
+#define LOOK_US   1    /* a look at an empty ring that takes longer was interrupted */
 
 struct dvmq_worker *dvmq_workers[DVMQ_MAX_WORKERS];
 unsigned dvmq_n_workers;
@@ -50,8 +51,8 @@ struct dvmq_worker *dvmq_worker_new(unsigned core, unsigned index, unsigned max_
 	w->cpu = rte_lcore_to_cpu_id(core);
 	w->wake_fd = w->epoll_fd = -1;
 	w->cycles_per_us = rte_get_tsc_hz() / 1000000;
-	w->idle_patience = w->cycles_per_us * SLEEP_AFTER_US;
 	w->stolen_cycles = w->cycles_per_us * STOLEN_US;
+	w->look_max = w->cycles_per_us * LOOK_US;
 	w->queues = calloc(max_queues, sizeof(*w->queues));
 	/* Large and mostly never touched: only the pages of ports that exist become real. */
 	w->stage = calloc(DVMQ_MAX_PORTS, sizeof(*w->stage));
@@ -152,8 +153,10 @@ int dvmq_worker_main(void *arg)
 	while (!atomic_load_explicit(&w->stop, memory_order_relaxed)) {
 		if (dvmq_worker_loop(w) > 0)
 			set_state(w, DVMQ_WORKER_ACTIVE);
-		else if (w->now - w->last_packet > w->idle_patience || w->n == 0)
+		else if (dvmq_worker_is_idle(w))
 			rest(w);
+		else
+			rte_pause();
 		attend(w);
 	}
 	rte_rcu_qsbr_thread_offline(dvmq_rcu, w->index);

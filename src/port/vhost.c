@@ -35,6 +35,8 @@
 
 static int event_fd = -1;
 
+_Atomic uint32_t dvmq_vring_changes;
+
 int dvmq_vhost_event_fd(void)
 {
 	if (event_fd < 0)
@@ -63,13 +65,19 @@ static void tell_controller(struct dvmq_port *port)
 	eventfd_write(event_fd, 1);
 }
 
+static void step_generation(struct dvmq_port *port)
+{
+	atomic_fetch_add_explicit(&port->vring_generation, 1, memory_order_release);
+	atomic_fetch_add_explicit(&dvmq_vring_changes, 1, memory_order_release); /* pairs with prepare() in sleep.c */
+}
+
 static int new_device(int vid)
 {
 	struct dvmq_port *port = port_of(vid);
 
 	if (port == NULL)
 		return -1;
-	atomic_fetch_add_explicit(&port->vring_generation, 1, memory_order_release);
+	step_generation(port);
 	atomic_store_explicit(&port->vid, vid, memory_order_release); /* pairs with the polls and deliveries */
 	tell_controller(port);
 	return 0;
@@ -82,7 +90,7 @@ static void destroy_device(int vid)
 	if (port == NULL)
 		return;
 	atomic_store_explicit(&port->vid, -1, memory_order_release);
-	atomic_fetch_add_explicit(&port->vring_generation, 1, memory_order_release);
+	step_generation(port);
 	rte_rcu_qsbr_synchronize(dvmq_rcu, RTE_QSBR_THRID_INVALID);
 	tell_controller(port);
 }
@@ -98,7 +106,7 @@ static int vring_state_changed(int vid, uint16_t virtqueue, int enable)
 		atomic_fetch_or_explicit(&port->vring_enabled, 1u << virtqueue, memory_order_release);
 	else
 		atomic_fetch_and_explicit(&port->vring_enabled, ~(1u << virtqueue), memory_order_release);
-	atomic_fetch_add_explicit(&port->vring_generation, 1, memory_order_release);
+	step_generation(port);
 	tell_controller(port);
 	return 0;
 }

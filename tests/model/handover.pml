@@ -28,6 +28,12 @@
 #define QUEUES 2
 #define NONE   7 /* no worker, no queue */
 
+#ifdef DEAF
+#define NOTIFIES(q) ((q) == 0) /* queue 1 is as a NIC queue without interrupts */
+#else
+#define NOTIFIES(q) true
+#endif
+
 #define DRAINS(q) ((q) == 1) /* queue 1 is as a soft ring: shut when it goes to nobody, then delivered inline */
 
 mtype = { GIVE, TAKE };
@@ -35,7 +41,7 @@ mtype = { GIVE, TAKE };
 /* struct dvmq_worker */
 byte inbox[WORKERS] = NONE; /* a queue is its message */
 bool asleep[WORKERS];
-bool event[WORKERS];        /* in its epoll set, not reported yet; edge-triggered, nobody reads the descriptors */
+bool event[WORKERS];        /* its own descriptor has an edge, not reported yet; nobody reads the descriptors */
 
 /* struct dvmq_queue */
 byte next[QUEUES] = NONE;
@@ -45,6 +51,7 @@ byte owner[QUEUES] = NONE;
 bool in_transit[QUEUES];
 bool armed[QUEUES];
 byte watched_by[QUEUES] = NONE; /* wake_fd is in the epoll set of this worker */
+bool kicked[QUEUES];            /* and has an edge, not reported yet */
 
 /* What stands behind a queue: the ring, and the guest's half of its notifications */
 byte filled[QUEUES], taken[QUEUES];
@@ -113,48 +120,79 @@ inline turn(q)
 	packet = 0
 }
 
+/* An armed one is found by chance at most (look_at_quiet_ones()), so here it is not. */
+#define looked_at(q) (mine[q] && !armed[q])
+
 /*
- * dvmq_worker_loop() over hot and rare queues alike.  It looks at both queues in one step:
+ * dvmq_worker_loop() over hot and quiet queues alike.  It looks at both queues in one step:
  * their guests know nothing of each other, so nobody could tell in which order it looked.
  */
 inline loop()
 {
 	if
 	:: d_step {
-			!(mine[0] && waits(0)) && !(mine[1] && waits(1)) ->
+			!(looked_at(0) && waits(0)) && !(looked_at(1) && waits(1)) ->
 			assert(!mine[0] || (!freed[0] && !polled[0]));
 			assert(!mine[1] || (!freed[1] && !polled[1]))
 		}
-	:: mine[0] && waits(0) ->
+	:: looked_at(0) && waits(0) ->
 		turn(0);
 		if
-		:: mine[1] -> turn(1)
+		:: looked_at(1) -> turn(1)
 		:: else
 		fi
-	:: mine[1] && waits(1) -> turn(1)
+	:: looked_at(1) && waits(1) -> turn(1)
 	fi
 }
 
-/* arm(): a wake_fd that there is already is taken for one of ours. */
-inline arm(q)
+/* A round of arm_and_look().  A wake_fd that there is already is taken for one of ours. */
+inline arm_and_look(q)
 {
 	if
-	:: mine[q] && !armed[q] ->
-		assert(!freed[q]);
-		watched_by[q] = (watched_by[q] == NONE -> me : watched_by[q]);
-		avail_event[q] = taken[q];
-		armed[q] = true
+	:: looked_at(q) ->
+		d_step {
+			assert(!freed[q]);
+			if
+#ifdef MUTANT_DEAF_IS_ARMED
+			:: true ->
+#else
+			:: NOTIFIES(q) ->
+#endif
+				watched_by[q] = (watched_by[q] == NONE -> me : watched_by[q]);
+				avail_event[q] = taken[q];
+				armed[q] = true
+			:: else -> nap = true
+			fi
+		}
+#ifndef MUTANT_NO_LOOK_AFTER_ARM
+		turn(q)
+#endif
 	:: else
 	fi
 }
 
-/* dvmq_worker_sleep() */
+/* epoll_pwait2() reports the descriptor of a queue: kicked(), which makes it hot. */
+inline report(q)
+{
+	d_step {
+		kicked[q] && watched_by[q] == me ->
+		assert(mine[q]);
+		kicked[q] = false;
+#ifndef MUTANT_KICK_WITHOUT_NAME
+		armed[q] = false
+#endif
+	}
+}
+
+/*
+ * dvmq_worker_sleep().  One event is taken at a time; what is left over is reported next.  A
+ * nap that would find nothing is as if it went on, so that there is an end to all steps.
+ */
 inline sleep()
 {
-	d_step { arm(0); arm(1) }
-#ifndef MUTANT_NO_LOOK_AFTER_ARM
-	loop();
-#endif
+	nap = false;
+	arm_and_look(0);
+	arm_and_look(1);
 	if
 	:: took
 	:: else ->
@@ -166,7 +204,12 @@ inline sleep()
 		:: inbox[me] != NONE
 		:: inbox[me] == NONE ->
 #endif
-end_sleep:		d_step { event[me] -> event[me] = false }
+end_sleep:		if
+			:: d_step { event[me] -> event[me] = false }
+			:: report(0)
+			:: report(1)
+			:: nap && mine[1] && waits(1)
+			fi
 		fi;
 		asleep[me] = false
 	fi
@@ -215,6 +258,7 @@ inline give(q)
 #ifndef MUTANT_NO_UNWATCH
 		armed[q] = false;
 		watched_by[q] = NONE;
+		kicked[q] = false;
 #endif
 		mine[q] = false;
 		listed_by[q] = NONE
@@ -270,7 +314,7 @@ proctype worker(byte me)
 	bool mine[QUEUES]; /* its list: at first each of workers 0 and 1 has a queue */
 	byte following, to, packet;
 	byte msg = NONE;
-	bool took, seen;
+	bool took, seen, nap;
 
 	mine[me % QUEUES] = me < QUEUES;
 	do
@@ -363,7 +407,7 @@ proctype controller()
 /* Fills the ring of one queue; a packet's place is its number. */
 proctype guest(byte q; byte packets)
 {
-	byte sent, to;
+	byte sent;
 
 	do
 	:: sent < packets ->
@@ -379,15 +423,7 @@ proctype guest(byte q; byte packets)
 			filled[q] = sent
 		}
 		if
-		:: avail_event[q] == sent - 1 ->
-			d_step { /* the kick */
-				to = watched_by[q];
-				if
-				:: to != NONE -> event[to] = true
-				:: else
-				fi;
-				to = 0
-			}
+		:: NOTIFIES(q) && avail_event[q] == sent - 1 -> kicked[q] = watched_by[q] != NONE /* the kick */
 		:: else
 		fi
 	:: else -> break

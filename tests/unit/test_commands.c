@@ -130,6 +130,11 @@ int dvmq_set_queue_core(const char *queue, unsigned core, struct dvmq_err *err)
 	return note(err, "set_queue_core %s %u", queue, core);
 }
 
+int dvmq_set_policy(const char *core, enum dvmq_policy policy, struct dvmq_err *err)
+{
+	return note(err, "set_policy %s %s", core, dvmq_policy_name(policy));
+}
+
 int dvmq_set_queue_pin(const char *queue, bool pinned, struct dvmq_err *err)
 {
 	return note(err, "set_queue_pin %s %d", queue, pinned);
@@ -377,6 +382,9 @@ static void test_set_calls(void)
 	expect_call("set core 4 park", "set_core 4 1");
 	expect_call("set core 4 activate", "set_core 4 2");
 	expect_call("set core 4 auto", "set_core 4 0");
+	expect_call("set core 4 policy latency", "set_policy 4 latency");
+	expect_call("set core all policy frugal", "set_policy all frugal");
+	expect_call("set core all policy balanced", "set_policy all balanced");
 	expect_call("port del web1", "port_del web1");
 	expect_call("clear stats all", "clear_stats");
 	expect("save trace /none/t", "ok\nrecording 60 s to /none/t\n");
@@ -399,6 +407,9 @@ static void test_no_call(void)
 	expect("# show fdb", "ok\n");
 	expect("set core x park", "error\ncore: \"x\" is not a whole number\n");
 	expect("set core 1024 park", "error\ncore: 1024 is outside 0..1023\n");
+	expect("set core all park", "error\ncore: \"all\" is not a whole number\n");
+	expect("set core 2 policy lazy",
+	       "error\n\"lazy\" cannot stand after \"set core 2 policy\", possible: latency, balanced, frugal\n");
 	expect("set queue up0/rx3 core -1", "error\ncore: \"-1\" is not a whole number\n");
 	expect("port add vhost all socket=/run/a", "error\n\"all\" is a word of the commands and cannot be a name\n");
 	expect("port add vhost web1 vlan=9", "error\nsocket: is missing, a vhost port needs the path of its socket\n");
@@ -416,25 +427,10 @@ static void test_no_call(void)
 static void test_refused(void)
 {
 	static const char *const lines[] = {
-	    "show port stats all",
-	    "show port all",
-	    "show queue all",
-	    "show core all",
-	    "show vmq all",
-	    "show fdb",
-	    "show balance",
-	    "show memory",
-	    "balance dry-run",
-	    "flow list up0",
-	    "set queue q core 1",
-	    "set queue q pin",
-	    "set balance off",
-	    "set core 2 park",
-	    "port del web1",
-	    "clear stats all",
-	    "port add vhost a socket=/run/a",
-	    "save trace a",
-	    "save trace off",
+    "show port stats all", "show port all", "show queue all", "show core all", "show vmq all", "show fdb",
+    "show balance", "show memory", "balance dry-run", "flow list up0", "set queue q core 1", "set queue q pin",
+    "set balance off", "set core 2 park", "port del web1", "clear stats all", "port add vhost a socket=/run/a",
+    "save trace a", "save trace off", "set core 2 policy frugal",
 	};
 
 	refuse = true;
@@ -588,7 +584,9 @@ static void test_complete(void)
 	CU_ASSERT_STRING_EQUAL(ask("complete show port w\n"), "ok\nweb1\nweb2\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete set queue \n"), "ok\nup0/rx0\nup0/rx1\nweb1/tx0\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete set queue up0/rx0 core \n"), "ok\n2\n4\n");
-	CU_ASSERT_STRING_EQUAL(ask("complete set core 2 \n"), "ok\npark\nactivate\nauto\n");
+	CU_ASSERT_STRING_EQUAL(ask("complete set core 2 \n"), "ok\npark\nactivate\nauto\npolicy\n");
+	CU_ASSERT_STRING_EQUAL(ask("complete set core all policy \n"), "ok\nlatency\nbalanced\nfrugal\n");
+	CU_ASSERT_STRING_EQUAL(ask("complete set core \n"), "ok\n2\n4\nall\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete save config \n"), "ok\n<FILE>\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete save trace \n"), "ok\n<FILE>\noff\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete save trace a \n"), "ok\n<SECONDS>\n");
@@ -1006,7 +1004,7 @@ static void test_client_commands(void)
 	result = run_client("", "set balance\nauto", NULL);
 	expect_client(&result, 1, "", "dvmqctl: a command is one line; for several use -f\n");
 	result = run_client("", "-C", "set", "core", "2", "", NULL);
-	expect_client(&result, 0, "park\nactivate\nauto\n", "");
+	expect_client(&result, 0, "park\nactivate\nauto\npolicy\n", "");
 	result = run_client("", "-C", "save", "config", "", NULL);
 	expect_client(&result, 0, "", "");
 	result = run_client("", "-V", NULL);

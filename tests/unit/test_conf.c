@@ -72,6 +72,7 @@ static const char full[] = "; the whole grammar\n"
 			   "socket = /tmp/ctl.sock ; where dvmqctl finds us\n"
 			   "workers = 7,2-4\n"
 			   "control = 0\n"
+			   "policy = frugal\n"
 			   "[eal]\n"
 			   "args = --in-memory --no-pci\n"
 			   "[uplink up0]\n"
@@ -109,6 +110,7 @@ static void test_reads_every_key(void)
 		CU_ASSERT_EQUAL(conf->workers[i], i + 2);
 	CU_ASSERT_EQUAL(conf->workers[3], 7);
 	CU_ASSERT_EQUAL(conf->control, 0);
+	CU_ASSERT_EQUAL(conf->policy, DVMQ_POLICY_FRUGAL);
 	CU_ASSERT_STRING_EQUAL(conf->eal_args, "--in-memory --no-pci");
 	CU_ASSERT_FALSE(conf->balance_auto);
 	CU_ASSERT_EQUAL(conf->balance.high, 0.95);
@@ -152,6 +154,7 @@ static void test_defaults(void)
 	CU_ASSERT_STRING_EQUAL(conf->socket, "/run/dvmq/dvmq.sock");
 	CU_ASSERT_FALSE(conf->has_workers || conf->has_control);
 	CU_ASSERT_PTR_NULL(conf->eal_args);
+	CU_ASSERT_EQUAL(conf->policy, DVMQ_POLICY_BALANCED);
 	CU_ASSERT_TRUE(conf->balance_auto);
 	CU_ASSERT_EQUAL(conf->balance.fast_ms, params.fast_ms);
 	CU_ASSERT_EQUAL(conf->n_ports, 0);
@@ -206,6 +209,7 @@ static void test_write_round_trips(void)
 
 	CU_ASSERT_STRING_EQUAL(first, second);
 	CU_ASSERT_EQUAL(again->n_workers, conf->n_workers);
+	CU_ASSERT_EQUAL(again->policy, conf->policy);
 	CU_ASSERT_EQUAL(memcmp(again->workers, conf->workers, conf->n_workers * sizeof(conf->workers[0])), 0);
 	CU_ASSERT_EQUAL(memcmp(&again->balance, &conf->balance, sizeof(conf->balance)), 0);
 	CU_ASSERT_EQUAL_FATAL(again->n_ports, conf->n_ports);
@@ -291,7 +295,7 @@ static void test_unknown(void)
 	expect("[nonsense]\n", "1: [nonsense] nonsense: unknown section, known are: dvmqd, eal, balance, uplink NAME, "
 			       "port NAME");
 	expect("[dvmqd]\nworker = 1\n", "2: [dvmqd] worker: unknown key, did you mean \"workers\"?");
-	expect("[dvmqd]\nxyz = 1\n", "2: [dvmqd] xyz: unknown key, known are: socket, workers, control");
+	expect("[dvmqd]\nxyz = 1\n", "2: [dvmqd] xyz: unknown key, known are: socket, workers, control, policy");
 	expect("[eal]\narg = 1\n", "2: [eal] arg: unknown key, did you mean \"args\"?");
 	expect("[balance]\nhgih = 1\n", "2: [balance] hgih: unknown key, did you mean \"high\"?");
 	expect("[uplink up0]\ndevice = net_null0\nqueue = 2\n",
@@ -342,6 +346,7 @@ static void test_values(void)
 	expect("[balance]\nhigh = much\n", "2: [balance] high: \"much\" is not a number");
 	expect("[balance]\nhigh = nan\n", "2: [balance] high: \"nan\" is not a number");
 	expect("[dvmqd]\ncontrol = 1024\n", "2: [dvmqd] control: 1024 is outside 0..1023");
+	expect("[dvmqd]\npolicy = lazy\n", "2: [dvmqd] policy: \"lazy\" is none of: balanced, latency, frugal");
 	expect("[dvmqd]\nsocket = /run/dvmq/\n", "2: [dvmqd] socket: /run/dvmq/ is a directory, name a file in it");
 }
 

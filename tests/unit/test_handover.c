@@ -146,16 +146,17 @@ static void give_all_to_a(unsigned n)
 	CU_ASSERT_EQUAL(a->n, n);
 }
 
-/* The worker's list is what it should be: everybody knows its place, the hot ones are in front. */
+/* The worker's list is what it should be: everybody knows its place, hot ones are in front, quiet guests at the end. */
 static void check_list(const struct dvmq_worker *w)
 {
 	unsigned wrong = 0;
 
-	CU_ASSERT(w->n_hot <= w->n);
+	CU_ASSERT(w->n_hot <= w->n_eager && w->n_eager <= w->n);
 	CU_ASSERT_EQUAL(atomic_load(&w->n_queues), w->n);
 	for (unsigned i = 0; i < w->n; i++) {
 		wrong += w->queues[i]->place != i;
 		wrong += (w->queues[i]->empty_run >= RARE_AFTER) != (i >= w->n_hot);
+		wrong += i >= w->n_hot && (w->queues[i]->kind == DVMQ_QUEUE_GUEST) != (i >= w->n_eager);
 	}
 	CU_ASSERT_EQUAL(wrong, 0);
 }
@@ -332,6 +333,150 @@ static void test_rare(void)
 	end();
 }
 
+/* 0: busy; 1, 2: quiet NIC queues; 3 to 6: quiet guests. */
+static void begin_quiet(void)
+{
+	begin();
+	for (unsigned i = 3; i < 7; i++)
+		fakes[i].queue.kind = DVMQ_QUEUE_GUEST;
+	fakes[0].waiting = 1000000;
+	give_all_to_a(7);
+	for (unsigned i = 0; i < RARE_AFTER; i++)
+		dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(a->n_hot, 1);
+	CU_ASSERT_EQUAL(a->n_eager, 3);
+	check_list(a);
+	for (unsigned i = 0; i < 7; i++)
+		fakes[i].polls = 0;
+}
+
+static unsigned polls(unsigned first, unsigned last)
+{
+	unsigned sum = 0;
+
+	for (unsigned i = first; i <= last; i++)
+		sum += fakes[i].polls;
+	return sum;
+}
+
+static void move_to_b(unsigned i)
+{
+	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[i].queue, b));
+	dvmq_inbox_serve(a);
+	dvmq_inbox_serve(b);
+	CU_ASSERT_PTR_EQUAL(owner_of(i), b);
+}
+
+/* NIC queues overflow, guests wait: they take turns apart. */
+static void test_two_sorts(void)
+{
+	begin_quiet();
+	for (unsigned i = 0; i < 20; i++) {
+		dvmq_worker_loop(a); /* look_max is 0: each loop may look */
+		CU_ASSERT_EQUAL(polls(1, 2), i + 1);
+		CU_ASSERT_EQUAL(polls(3, 6), i + 1);
+	}
+	CU_ASSERT_EQUAL(fakes[1].polls, 10);
+	CU_ASSERT_EQUAL(fakes[3].polls, 5);
+
+	fakes[5].waiting = 1;
+	for (unsigned i = 0; i < 4; i++)
+		dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(fakes[5].waiting, 0);
+	CU_ASSERT_EQUAL(a->n_hot, 2);
+	CU_ASSERT_EQUAL(a->n_eager, 4);
+	check_list(a);
+	move_to_b(1);
+	move_to_b(4);
+	move_to_b(5);
+	check_list(a);
+	check_list(b);
+	end();
+}
+
+/* Beside traffic, looks at quiet queues take a small part of the time; without, they may take all of it. */
+static void test_share(void)
+{
+	unsigned before;
+
+	begin_quiet();
+	a->look_max = FAR;
+	dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(polls(1, 6), 2);
+	CU_ASSERT(a->look_at > a->now);
+	a->look_at = a->now + FAR;
+	for (unsigned i = 0; i < 100; i++)
+		dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(polls(1, 6), 2);
+	CU_ASSERT_EQUAL(fakes[0].polls, 101);
+	a->look_at = a->now;
+	dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(polls(1, 6), 4);
+
+	a->look_at = 0;
+	a->look_max = 10; /* an interrupt during a look is not charged to the next ones */
+	dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(a->look_at, a->now + 10 * 63);
+
+	a->look_at = 0;
+	fakes[1].waiting = fakes[2].waiting = 1;
+	dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(a->look_at, 0); /* where one wakes up, others may */
+	dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(fakes[1].waiting + fakes[2].waiting, 0);
+
+	fakes[0].waiting = 0;
+	a->look_at = a->now + FAR;
+	before = polls(3, 6);
+	for (unsigned i = 0; i < 8; i++)
+		dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(polls(3, 6), before + 8);
+	end();
+}
+
+static void test_kicked(void)
+{
+	begin_quiet();
+	a->look_at = a->now + FAR;
+	fakes[4].queue.armed = true;
+	fakes[4].waiting = 5;
+	a->unarmed_guest = false;
+	dvmq_queue_kicked(a, &fakes[4].queue);
+	check_list(a);
+	CU_ASSERT_EQUAL(a->n_hot, 2);
+	CU_ASSERT_EQUAL(fakes[4].disarms, 1);
+	dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(fakes[4].waiting, 0);
+	dvmq_queue_kicked(a, &fakes[4].queue); /* once more, for nothing */
+	CU_ASSERT_EQUAL(a->n_hot, 2);
+	CU_ASSERT_FALSE(a->unarmed_guest);
+	for (unsigned i = 0; i < RARE_AFTER; i++)
+		dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(a->n_hot, 1);
+	CU_ASSERT_TRUE(a->unarmed_guest); /* before the next sleep it has to be armed again */
+	check_list(a);
+	end();
+}
+
+/* An hour of silence, and then a burst. */
+static void test_long_silence(void)
+{
+	begin_quiet();
+	fakes[0].waiting = 0;
+	for (unsigned i = 0; i < 200000; i++) /* more than any counter of empty turns holds */
+		dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(a->n_hot, 0);
+	check_list(a);
+	for (unsigned i = 0; i < 7; i++)
+		fakes[i].waiting = 1000;
+	for (unsigned i = 0; i < 4 + 1000 / DVMQ_BURST; i++)
+		dvmq_worker_loop(a);
+	for (unsigned i = 0; i < 7; i++)
+		CU_ASSERT(fakes[i].waiting <= 1000 - 1000 / DVMQ_BURST * DVMQ_BURST);
+	CU_ASSERT_EQUAL(a->n_hot, 7);
+	end();
+}
+
 /* What a queue that stops and starts again does to the others: nobody is forgotten, whatever the order. */
 static void test_random_steps(void)
 {
@@ -340,6 +485,8 @@ static void test_random_steps(void)
 	unsigned seed = 1;
 
 	begin();
+	for (unsigned i = 0; i < QUEUES; i++)
+		fakes[i].queue.kind = i % 2 ? DVMQ_QUEUE_GUEST : DVMQ_QUEUE_VMQ;
 	targets[1] = a;
 	targets[2] = b;
 	for (unsigned step = 0; step < 20000; step++) {
@@ -349,6 +496,8 @@ static void test_random_steps(void)
 			fake->waiting += 1 + rand_r(&seed) % 100;
 		if (rand_r(&seed) % 8 == 0)
 			dvmq_queue_hand(&fake->queue, targets[rand_r(&seed) % 3]);
+		if (rand_r(&seed) % 8 == 0 && owner_of(fake - fakes) != NULL && !in_transit(fake - fakes))
+			dvmq_queue_kicked(owner_of(fake - fakes), &fake->queue);
 		for (unsigned i = rand_r(&seed) % 4 == 0 ? 100 : 1; i > 0; i--) {
 			dvmq_worker_loop(a);
 			dvmq_worker_loop(b);
@@ -462,14 +611,6 @@ static void test_stolen(void)
 	CU_ASSERT_EQUAL(value(&c->cycles), cycles + cycles / 10);
 	CU_ASSERT_EQUAL(value(&a->busy_cycles), value(&c->cycles));
 	end();
-}
-
-static void move_to_b(unsigned i)
-{
-	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[i].queue, b));
-	dvmq_inbox_serve(a);
-	dvmq_inbox_serve(b);
-	CU_ASSERT_PTR_EQUAL(owner_of(i), b);
 }
 
 static void test_pause(void)
@@ -759,6 +900,7 @@ static void test_threads(void)
 		moving[i].fake.queue.poll = poll_moving;
 		moving[i].fake.queue.drain = drain_moving;
 		moving[i].fake.queue.wake_fd = -1;
+		moving[i].fake.queue.kind = i % 2 ? DVMQ_QUEUE_GUEST : DVMQ_QUEUE_VMQ;
 	}
 	for (unsigned i = 0; i < WORKERS; i++)
 		workers[i] = worker_new(i, MOVING);
@@ -787,6 +929,10 @@ int main(void)
 	    {"to nobody", test_nobody},
 	    {"many messages at once", test_many_messages},
 	    {"queues without traffic", test_rare},
+	    {"quiet queues of two sorts", test_two_sorts},
+	    {"what quiet queues cost", test_share},
+	    {"a kick", test_kicked},
+	    {"a long silence", test_long_silence},
 	    {"random steps", test_random_steps},
 	    {"counters", test_counters},
 	    {"who pays for the cycles", test_cycles},
