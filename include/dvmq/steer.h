@@ -115,6 +115,9 @@ void dvmq_vmq_close(struct dvmq_port *uplink);
  */
 int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n);
 
+/* Queues of its own that a port has on a steering uplink. */
+unsigned dvmq_vmq_count(struct dvmq_port *uplink, const struct dvmq_port *port);
+
 /* Each slow tick: gives queues to those who need them. */
 void dvmq_vmq_tick(uint64_t now_ms);
 

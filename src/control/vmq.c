@@ -188,17 +188,27 @@ static int set_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsi
 
 static int set_soft_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
 {
+	struct dvmq_binding *b = binding_of(uplink, port);
 	struct dvmq_err err;
 
+	snprintf(b->reason, sizeof(b->reason), n > 0 ? "the default queues fill soft rings for it"
+						      : "served inline: not hot on the default queue");
+	if (port->n_soft == n)
+		return 0; /* rings are of the port, whichever uplink's default queues fill them */
 	dvmq_soft_close(port);
 	if (n == 0)
 		return 0;
 	if (dvmq_soft_open(uplink, port, n, &err) < 0) {
-		snprintf(binding_of(uplink, port)->reason, sizeof(err.text), "%s", err.text);
+		snprintf(b->reason, sizeof(b->reason), "%.250s", err.text);
 		return -ENOMEM;
 	}
 	dvmq_soft_start(port);
 	return 0;
+}
+
+unsigned dvmq_vmq_count(struct dvmq_port *uplink, const struct dvmq_port *port)
+{
+	return uplink->steer->ops == &dvmq_steer_software ? port->n_soft : binding_of(uplink, port)->n;
 }
 
 int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
@@ -210,20 +220,27 @@ int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
 
 /* ---- ports that come and go ---- */
 
-static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port)
+/* What it gets by itself. */
+static void assign(struct dvmq_port *uplink, struct dvmq_port *port)
 {
 	struct dvmq_binding *b = binding_of(uplink, port);
 
-	*b = (struct dvmq_binding){.by_default = dvmq_stats_collect()->port[port->index].by_default};
 	if (uplink->steer->ops->bind != NULL) {
 		uplink->steer->ops->bind(uplink, port, b);
 		return;
 	}
 	b->requested = 1;
-	if (port->conf.has_mac)
+	if (port->conf.has_mac && b->n != 1)
 		dvmq_vmq_set(uplink, port, 1);
 	else
 		snprintf(b->reason, sizeof(b->reason), "no mac = in its section: no rule can name it");
+}
+
+static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port)
+{
+	*binding_of(uplink, port) =
+		(struct dvmq_binding){.by_default = dvmq_stats_collect()->port[port->index].by_default};
+	assign(uplink, port);
 }
 
 static void unbind_port(struct dvmq_port *uplink, struct dvmq_port *port)
@@ -255,6 +272,66 @@ void dvmq_vmq_close(struct dvmq_port *uplink)
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
 			unbind_port(uplink, dvmq_ports[i]);
+}
+
+/* ---- by command ---- */
+
+/* Static queues are set outside. */
+static bool can_change(const struct dvmq_port *uplink)
+{
+	return is_steering(uplink) && (uplink->steer->ops == &dvmq_steer_software || uplink->steer->ops->attach != NULL);
+}
+
+static int give_by_hand(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n, struct dvmq_err *err)
+{
+	struct dvmq_binding *b = binding_of(uplink, port);
+	unsigned has = dvmq_vmq_count(uplink, port);
+	int ret = 0;
+
+	b->requested = n;
+	if (has == n)
+		return 0;
+	if (n > 0 && uplink->steer->ops->attach != NULL && !port->conf.has_mac)
+		return dvmq_fail(err, EINVAL, "port %s on %s: no mac = in its section: no rule can name it",
+				 port->conf.name, uplink->conf.name);
+	ret = dvmq_vmq_set(uplink, port, n);
+	dvmq_decide(ret < 0 ? "refuse" : n > has ? "promote" : "demote", port->conf.name, -1, -1,
+		    ret < 0 ? b->reason : "set by the operator");
+	if (ret == 0)
+		return 0;
+	return dvmq_fail(err, -ret, "port %s on %s: %u of %u queues: %s", port->conf.name, uplink->conf.name,
+			 dvmq_vmq_count(uplink, port), n, b->reason);
+}
+
+int dvmq_set_port_vmq(const char *name, int n, struct dvmq_err *err)
+{
+	struct dvmq_port *port = dvmq_port_find(name);
+	unsigned uplinks = 0;
+	int ret = 0;
+
+	if (port == NULL)
+		return dvmq_fail(err, ENOENT, "no port %s; \"show port all\" lists them", name);
+	if (port->type == DVMQ_PORT_UPLINK)
+		return dvmq_fail(err, EINVAL, "%s is an uplink; queues are given to ports", name);
+	if (n > (int)port->conf.queues)
+		return dvmq_fail(err, EINVAL, "vmq: %d is more than the %u queue pair%s of port %s", n,
+				 port->conf.queues, port->conf.queues == 1 ? "" : "s", name);
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		uplinks += can_change(dvmq_ports[i]);
+	if (uplinks == 0)
+		return dvmq_fail(err, ENOTSUP, "port %s: no uplink can give it queues: steering = static, or no uplink", name);
+	port->by_hand = n;
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		struct dvmq_port *uplink = dvmq_ports[i];
+
+		if (!can_change(uplink))
+			continue;
+		if (n < 0)
+			assign(uplink, port);
+		else if (ret == 0)
+			ret = give_by_hand(uplink, port, n, err);
+	}
+	return ret;
 }
 
 void dvmq_vmq_tick(uint64_t now_ms)

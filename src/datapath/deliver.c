@@ -180,7 +180,8 @@ static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dv
 
 /*
  * Into a soft ring, for another worker.  False if it is shut by now.
- * The packets count as received when they leave the ring (dvmq_poll_soft()).
+ * The packets count as received when they leave the ring (dvmq_poll_soft()); their
+ * `port` says until then which port they came from: several uplinks may fill a ring.
  */
 static bool to_soft_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst,
 			 struct dvmq_soft_ring *soft, struct rte_mbuf **packets, unsigned n)
@@ -190,6 +191,8 @@ static bool to_soft_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct
 	unsigned put = 0;
 	bool open;
 
+	for (unsigned i = 0; i < n; i++)
+		packets[i]->port = queue->port->index;
 	rte_spinlock_lock(&soft->lock);
 	open = soft->open;
 	if (open)

@@ -140,6 +140,11 @@ int dvmq_set_balance(bool automatic, struct dvmq_err *err)
 	return note(err, "set_balance %d", automatic);
 }
 
+int dvmq_set_port_vmq(const char *port, int n, struct dvmq_err *err)
+{
+	return note(err, "set_port_vmq %s %d", port, n);
+}
+
 int dvmq_set_core(unsigned core, enum dvmq_core_wish wish, struct dvmq_err *err)
 {
 	return note(err, "set_core %u %d", core, wish);
@@ -367,6 +372,9 @@ static void test_set_calls(void)
 	expect_call("set core 4 park", "set_core 4 1");
 	expect_call("set core 4 activate", "set_core 4 2");
 	expect_call("set core 4 auto", "set_core 4 0");
+	expect_call("set port web1 vmq 2", "set_port_vmq web1 2");
+	expect_call("set port web1 vmq 0", "set_port_vmq web1 0");
+	expect_call("set port web1 vmq auto", "set_port_vmq web1 -1");
 	expect_call("port del web1", "port_del web1");
 	expect_call("clear stats all", "clear_stats");
 	expect_call("quit", "quit");
@@ -384,13 +392,16 @@ static void test_no_call(void)
 	expect("# show fdb", "ok\n");
 	expect("set core x park", "error\ncore: \"x\" is not a whole number\n");
 	expect("set core 1024 park", "error\ncore: 1024 is outside 0..1023\n");
+	expect("set port web1 vmq 17", "error\nvmq: 17 is outside 0..16\n");
+	expect("set port web1 vmq -1", "error\nvmq: \"-1\" is not a whole number\n");
+	expect("port add vhost web1 socket=/run/a queues=2 min=3", "error\nmin: 3 is more than queues = 2\n");
 	expect("set queue up0/rx3 core -1", "error\ncore: \"-1\" is not a whole number\n");
 	expect("port add vhost all socket=/run/a", "error\n\"all\" is a word of the commands and cannot be a name\n");
 	expect("port add vhost web1 vlan=9", "error\nsocket: is missing, a vhost port needs the path of its socket\n");
 	expect("port add vhost web1 socket=/run/a vlan=5000", "error\nvlan: 5000 is outside 1..4094\n");
 	expect("port add vhost web1 socket=/run/a vlan", "error\n\"vlan\" is not key=value\n");
 	expect("port add vhost web1 socket=/run/a devise=x",
-	       "error\ndevise: unknown key, known are: socket, mode, mac, vlan, queues, vmq, weight\n");
+	       "error\ndevise: unknown key, known are: socket, mode, mac, vlan, queues, vmq, weight, min, max\n");
 	expect("port add vhost web1 socket=/run/dvmq/dvmq.sock",
 	       "error\nsocket: /run/dvmq/dvmq.sock is the control socket\n");
 	expect("port add vhost web1 socket=/run/a vmq=1",
@@ -415,6 +426,7 @@ static void test_refused(void)
 	    "set queue q pin",
 	    "set balance off",
 	    "set core 2 park",
+	    "set port web1 vmq 1",
 	    "port del web1",
 	    "clear stats all",
 	    "port add vhost a socket=/run/a",
@@ -567,6 +579,8 @@ static void test_complete(void)
 	CU_ASSERT_STRING_EQUAL(ask("complete set queue \n"), "ok\nup0/rx0\nup0/rx1\nweb1/tx0\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete set queue up0/rx0 core \n"), "ok\n2\n4\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete set core 2 \n"), "ok\npark\nactivate\nauto\n");
+	CU_ASSERT_STRING_EQUAL(ask("complete set port \n"), "ok\nup0\nweb1\nweb2\n");
+	CU_ASSERT_STRING_EQUAL(ask("complete set port web1 vmq \n"), "ok\nauto\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n13\n14\n15\n16\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete save config \n"), "ok\n<FILE>\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete nonsense \n"), "ok\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete show fdb \n"), "ok\n");
