@@ -23,7 +23,7 @@
 #define RING_SIZE   2048 /* packets */
 #define HOT         0.55 /* share of [balance] high that a default queue needs to be relieved of a port */
 #define SHARE       0.20 /* of what default queues bring, that a port must have to be worth a hop */
-#define COLD        0.06 /* share of [balance] high below which a port's only soft queue is not worth its hop */
+#define COLD        0.05 /* demand of a port's only soft queue, in cores, below which it is not worth its hop */
 #define ALONE       0.10 /* demand of the others, as a share of the hottest: below it more queues would not spread it */
 #define CALM_MS     2000 /* that long must fewer queues suffice */
 #define CHANGE_MS   1000 /* between two changes of one port */
@@ -218,8 +218,8 @@ static bool grow(struct dvmq_port *port, unsigned most, uint64_t now_ms)
 	wanted = RTE_MIN(wanted, RTE_MIN(most, dvmq_n_workers)); /* two of them on one core are no gain */
 	if (wanted <= n)
 		return false;
-	snprintf(reason, sizeof(reason), "%u queues instead of %u: %.2f cores are needed by %s", wanted, n,
-		 hottest->load->demand, hottest->name);
+	snprintf(reason, sizeof(reason), "%u queues instead of %u: one needs %.2f cores", wanted, n,
+		 hottest->load->demand);
 	change(port, NULL, wanted, reason, now_ms);
 	return true;
 }
@@ -233,7 +233,7 @@ static bool one_less_suffices(const struct dvmq_port *port)
 	const struct dvmq_balance_params *p = dvmq_balancer_params();
 
 	if (port->n_soft == 1)
-		return port->soft_queues[0]->load->demand < COLD * p->high;
+		return port->soft_queues[0]->load->demand < COLD;
 	for (unsigned i = 0; i + 1 < port->n_soft; i++)
 		if (port->soft_queues[i]->load->demand + port->soft_queues[i + 1]->load->demand > p->high - p->margin)
 			return false;
@@ -248,8 +248,8 @@ static void shrink(struct dvmq_port *port, uint64_t now_ms)
 
 	hottest_of(port, &sum);
 	if (n == 1)
-		snprintf(reason, sizeof(reason), "its soft queue needed less than %.3f cores for %u s",
-			 COLD * dvmq_balancer_params()->high, CALM_MS / 1000);
+		snprintf(reason, sizeof(reason), "its soft queue needed less than %.2f cores for %u s", COLD,
+			 CALM_MS / 1000);
 	else
 		snprintf(reason, sizeof(reason), "%u queues instead of %u: they need %.2f cores together", n - 1, n, sum);
 	change(port, NULL, n - 1, reason, now_ms);
