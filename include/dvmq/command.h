@@ -38,6 +38,11 @@ int dvmq_set_queue_pin(const char *queue, bool pinned, struct dvmq_err *err);
 int dvmq_set_balance(bool automatic, struct dvmq_err *err);
 int dvmq_set_core(unsigned core, enum dvmq_core_wish wish, struct dvmq_err *err);
 int dvmq_set_policy(const char *core, enum dvmq_policy policy, struct dvmq_err *err); /* core: or "all", also for later */
+/*
+ * n queues of its own for a port from now on, on each uplink that can steer, whatever it needs; -1: by its
+ * need again.  Returns when it has them, or -errno with err if it has fewer; it then gets them when they are free.
+ */
+int dvmq_set_port_vmq(const char *port, int n, struct dvmq_err *err);
 int dvmq_port_add(const struct dvmq_port_conf *conf, struct dvmq_err *err);
 int dvmq_port_del(const char *name, struct dvmq_err *err);
 int dvmq_clear_stats(struct dvmq_err *err);

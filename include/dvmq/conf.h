@@ -52,9 +52,17 @@ struct dvmq_port_conf {
 	enum dvmq_steering steering; /* uplink */
 	bool has_vmq;
 	uint16_t vmq_first, vmq_last; /* static steering: the uplink queues of this port */
-	uint16_t min, max;            /* queues of its own on an uplink; default 0 and its queue pairs */
 	uint16_t weight;              /* 1..10000, default 100 */
+	uint16_t min;                 /* queues of its own that it has at least, 0..queues, default 0 */
+	bool has_max;
+	uint16_t max;                 /* at most, min..queues; without has_max: queues */
 };
+
+/* Queues of its own that a port may have at most. */
+static inline unsigned dvmq_conf_max(const struct dvmq_port_conf *port)
+{
+	return port->has_max ? port->max : port->queues;
+}
 
 struct dvmq_conf {
 	char socket[DVMQ_PATH_LEN]; /* control socket, default /run/dvmq/dvmq.sock */

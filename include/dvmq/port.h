@@ -69,6 +69,7 @@ struct dvmq_port {
 	unsigned n_queues;
 	struct dvmq_queue *soft_queues[DVMQ_MAX_PAIRS]; /* of the rings of `soft` */
 	unsigned n_soft;
+	int by_hand;                   /* queues of its own that the operator gives it ("set port P vmq N"); -1: by its need */
 	struct rte_mempool *pool;      /* RX buffers of an ethdev */
 	struct dvmq_steer *steer;      /* uplink */
 	enum dvmq_rx_mode rx_mode;     /* uplink, ethdev: as the device is configured now */

@@ -128,4 +128,7 @@ int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n);
 void dvmq_vmq_tick(uint64_t now_ms); /* each slow period: decides who shall have how many queues */
 void dvmq_vmq_step(uint64_t now_ms); /* each period: makes one of the changes that were decided */
 
+/* Queues of its own that a port has on a steering uplink. */
+unsigned dvmq_vmq_count(struct dvmq_port *uplink, const struct dvmq_port *port);
+
 #endif

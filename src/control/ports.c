@@ -273,6 +273,7 @@ static struct dvmq_port *new_port(const struct dvmq_port_conf *conf, unsigned in
 	port->type = conf->type;
 	port->vlan = conf->vlan;
 	port->numa = -1;
+	port->by_hand = -1;
 	atomic_store(&port->vid, -1);
 	for (unsigned i = 0; i < DVMQ_MAX_TXQ; i++)
 		rte_spinlock_init(&port->txq[i].lock);

@@ -275,7 +275,9 @@ static void describe_queues(const struct dvmq_port *uplink, const struct dvmq_po
 		if (used >= size)
 			break;
 	}
-	for (unsigned i = 0; i < port->n_soft && port->soft_queues[i]->port == uplink && used < size; i++) {
+	if (uplink->steer->ops->steering != DVMQ_STEER_SOFTWARE)
+		return;
+	for (unsigned i = 0; i < port->n_soft && used < size; i++) { /* filled by the default queues of all uplinks */
 		const struct dvmq_queue *q = port->soft_queues[i];
 
 		(*ret_n)++;
@@ -294,7 +296,10 @@ static json_t *vmq_json(const struct dvmq_port *uplink, const struct dvmq_port *
 	json_t *o = json_object();
 
 	describe_queues(uplink, port, queues, sizeof(queues), &proven, &n);
-	snprintf(reason, sizeof(reason), "%s", software && n > 0 ? "hot on the default queue: soft ring" : b->reason);
+	if (port->by_hand >= 0 && n == (unsigned)port->by_hand)
+		snprintf(reason, sizeof(reason), "set by hand; \"set port %s vmq auto\" ends it", port->conf.name);
+	else
+		snprintf(reason, sizeof(reason), "%s", b->reason);
 	if (!software && n > 0 && !proven && by_default > b->by_default)
 		snprintf(reason, sizeof(reason),
 			 "%s, but its frames still arrive on the default queue: the NIC accepted the rule and does not follow it",
@@ -309,6 +314,7 @@ static json_t *vmq_json(const struct dvmq_port *uplink, const struct dvmq_port *
 	json_object_set_new(o, "queues", json_string(queues));
 	json_object_set_new(o, "accepted", json_boolean(software ? n > 0 : b->accepted));
 	json_object_set_new(o, "proven", json_boolean(proven));
+	json_object_set_new(o, "by_hand", json_boolean(port->by_hand >= 0));
 	json_object_set_new(o, "by_default", json_integer((json_int_t)by_default));
 	json_object_set_new(o, "reason", json_string(reason));
 	return o;

@@ -95,7 +95,9 @@ static void drain_default_queues(struct dvmq_port *uplink, const struct dvmq_por
 		if (uplink->queues[i]->kind == DVMQ_QUEUE_DEFAULT && dvmq_queue_drain_wait(uplink->queues[i]) < 0)
 			drained = false;
 	if (!drained)
-		DVMQ_LOG(WARNING, "port %s: a default queue of %s was not drained in time: its worker does not answer; packets may be reordered",
+		DVMQ_LOG(WARNING,
+			 "port %s: a default queue of %s was not drained in time: its worker does not answer; packets "
+			 "may be reordered",
 			 port->conf.name, uplink->conf.name);
 }
 
@@ -106,8 +108,8 @@ static int let_go(struct dvmq_port *uplink, struct dvmq_port *port)
 	struct dvmq_err err;
 
 	if (uplink->steer->ops->detach(uplink, port, &err) < 0) {
-		DVMQ_LOG(ERR, "port %s on %s: %s; frames for it still go to its queues", port->conf.name, uplink->conf.name,
-			 err.text);
+		DVMQ_LOG(ERR, "port %s on %s: %s; frames for it still go to its queues", port->conf.name,
+			 uplink->conf.name, err.text);
 		return -EIO;
 	}
 	for (unsigned i = 0; i < b->n; i++) {
@@ -130,8 +132,8 @@ static unsigned get_queues(struct dvmq_port *uplink, struct dvmq_port *port, uns
 	struct dvmq_err err = {0};
 
 	if (got == 0) {
-		snprintf(b->reason, sizeof(b->reason), "all %u queues of %s are taken; raise its queues =",
-			 uplink->n_queues - 1, uplink->conf.name);
+		snprintf(b->reason, sizeof(b->reason),
+			 "all %u queues of %s are taken; raise its queues =", uplink->n_queues - 1, uplink->conf.name);
 		return 0;
 	}
 	if (take_from_workers(uplink, b->queues, got) < 0) {
@@ -145,13 +147,15 @@ static unsigned get_queues(struct dvmq_port *uplink, struct dvmq_port *port, uns
 		return got;
 	}
 	if (got > 1) {
-		DVMQ_LOG(WARNING, "port %s on %s: %u queues: %s; trying one", port->conf.name, uplink->conf.name, got, err.text);
+		DVMQ_LOG(WARNING, "port %s on %s: %u queues: %s; trying one", port->conf.name, uplink->conf.name, got,
+			 err.text);
 		got = uplink->steer->ops->attach(uplink, port, b->queues, 1, &err) == 0;
 		snprintf(b->reason, sizeof(b->reason), "one queue only: %.230s", err.text);
 		return got;
 	}
 	snprintf(b->reason, sizeof(b->reason), "%.250s", err.text);
-	DVMQ_LOG(WARNING, "port %s on %s: %s; the default queue serves it", port->conf.name, uplink->conf.name, err.text);
+	DVMQ_LOG(WARNING, "port %s on %s: %s; the default queue serves it", port->conf.name, uplink->conf.name,
+		 err.text);
 	return 0;
 }
 
@@ -188,17 +192,27 @@ static int set_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsi
 
 static int set_soft_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
 {
+	struct dvmq_binding *b = binding_of(uplink, port);
 	struct dvmq_err err;
 
+	snprintf(b->reason, sizeof(b->reason),
+		 n > 0 ? "the default queues fill soft rings for it" : "served inline: not hot on the default queue");
+	if (port->n_soft == n)
+		return 0; /* rings are of the port, whichever uplink's default queues fill them */
 	dvmq_soft_close(port);
 	if (n == 0)
 		return 0;
 	if (dvmq_soft_open(uplink, port, n, &err) < 0) {
-		snprintf(binding_of(uplink, port)->reason, sizeof(err.text), "%s", err.text);
+		snprintf(b->reason, sizeof(b->reason), "%.250s", err.text);
 		return -ENOMEM;
 	}
 	dvmq_soft_start(port);
 	return 0;
+}
+
+unsigned dvmq_vmq_count(struct dvmq_port *uplink, const struct dvmq_port *port)
+{
+	return uplink->steer->ops == &dvmq_steer_software ? port->n_soft : binding_of(uplink, port)->n;
 }
 
 int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
@@ -210,7 +224,7 @@ int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
 
 /* ---- by demand ---- */
 
-#define RETRY_MS     1000   /* a rule that the NIC refused is tried again after that, then after twice as long ... */
+#define RETRY_MS     1000 /* a rule that the NIC refused is tried again after that, then after twice as long ... */
 #define RETRY_MAX_MS 300000
 
 static struct dvmq_share_port wishes[DVMQ_MAX_PORTS]; /* of one uplink's planning */
@@ -249,7 +263,8 @@ static double need_of(struct dvmq_port *uplink, const struct dvmq_port *port)
 	return need;
 }
 
-/* Bytes that default queues brought the port since the last look.  Of all uplinks: where there are two, each counts both. */
+/* Bytes that default queues brought the port since the last look.  Of all uplinks: where there are two, each counts
+ * both. */
 static uint64_t new_by_default(struct dvmq_binding *b, uint64_t bytes)
 {
 	uint64_t added = bytes >= b->by_default_seen ? bytes - b->by_default_seen : bytes; /* cleared meanwhile */
@@ -269,24 +284,25 @@ static unsigned take_wishes(struct dvmq_port *uplink, uint64_t now_ms)
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
 		struct dvmq_port *port = dvmq_ports[i];
 		struct dvmq_binding *b = &uplink->steer->bindings[i];
-		unsigned pairs;
+		unsigned pairs, hand;
 
 		if (port == NULL || port->type == DVMQ_PORT_UPLINK)
 			continue;
+		hand = port->by_hand > 0 ? port->by_hand : 0;
 		pairs = port->type == DVMQ_PORT_VHOST ? atomic_load(&port->n_rxvq) : 1;
 		by_default[n] = new_by_default(b, stats->port[i].by_default_bytes);
 		default_bytes += by_default[n];
 		wishes[n] = (struct dvmq_share_port){
-			.id = id_of(port),
-			.name = port->conf.name,
-			.bytes_per_s = (by_default[n] + b->bytes) / seconds,
-			.demand = need_of(uplink, port),
-			.holds = b->n,
-			.pairs = pairs ? pairs : 1,
-			.min = port->conf.min,
-			.max = port->conf.max,
-			.weight = port->conf.weight,
-			.bindable = port->conf.has_mac && now_ms >= b->retry_ms,
+		    .id = id_of(port),
+		    .name = port->conf.name,
+		    .bytes_per_s = (by_default[n] + b->bytes) / seconds,
+		    .demand = need_of(uplink, port),
+		    .holds = b->n,
+		    .pairs = RTE_MAX(RTE_MAX(pairs, hand), 1u),
+		    .min = port->by_hand >= 0 ? hand : port->conf.min,
+		    .max = port->by_hand >= 0 ? hand : dvmq_conf_max(&port->conf),
+		    .weight = port->conf.weight,
+		    .bindable = port->conf.has_mac && now_ms >= b->retry_ms,
 		};
 		b->bytes = 0;
 		n++;
@@ -317,7 +333,7 @@ static void share_queues(struct dvmq_port *uplink, uint64_t now_ms)
 		if (dvmq_ports[i] == NULL || dvmq_ports[i]->type == DVMQ_PORT_UPLINK)
 			continue;
 		/* Every VM would like one: an idle queue costs nothing. */
-		b->requested = RTE_MAX(plan.results[n].wanted, RTE_MIN(dvmq_ports[i]->conf.max, 1u));
+		b->requested = RTE_MAX(plan.results[n].wanted, RTE_MIN(wishes[n].max, 1u));
 		snprintf(b->why, sizeof(b->why), "%s", plan.results[n++].why);
 	}
 	steer->todo = plan.changes;
@@ -370,20 +386,27 @@ void dvmq_vmq_step(uint64_t now_ms)
 
 /* ---- ports that come and go ---- */
 
-static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port)
+/* What it gets by itself. */
+static void assign(struct dvmq_port *uplink, struct dvmq_port *port)
 {
 	struct dvmq_binding *b = binding_of(uplink, port);
 
-	*b = (struct dvmq_binding){.by_default = dvmq_stats_collect()->port[port->index].by_default};
 	if (uplink->steer->ops->bind != NULL) {
 		uplink->steer->ops->bind(uplink, port, b);
 		return;
 	}
 	b->requested = 1;
-	if (port->conf.has_mac)
+	if (port->conf.has_mac && b->n == 0)
 		dvmq_vmq_set(uplink, port, 1);
-	else
+	else if (!port->conf.has_mac)
 		snprintf(b->reason, sizeof(b->reason), "no mac = in its section: no rule can name it");
+}
+
+static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port)
+{
+	*binding_of(uplink, port) =
+	    (struct dvmq_binding){.by_default = dvmq_stats_collect()->port[port->index].by_default};
+	assign(uplink, port);
 }
 
 static void unbind_port(struct dvmq_port *uplink, struct dvmq_port *port)
@@ -415,6 +438,70 @@ void dvmq_vmq_close(struct dvmq_port *uplink)
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
 			unbind_port(uplink, dvmq_ports[i]);
+}
+
+/* ---- by command ---- */
+
+/* Static queues are set outside. */
+static bool can_change(const struct dvmq_port *uplink)
+{
+	return is_steering(uplink) &&
+	       (uplink->steer->ops == &dvmq_steer_software || uplink->steer->ops->attach != NULL);
+}
+
+static int give_by_hand(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n, struct dvmq_err *err)
+{
+	struct dvmq_binding *b = binding_of(uplink, port);
+	unsigned has = dvmq_vmq_count(uplink, port);
+	int ret = 0;
+
+	b->requested = n;
+	if (has == n)
+		return 0;
+	if (n > 0 && uplink->steer->ops->attach != NULL && !port->conf.has_mac)
+		return dvmq_fail(err, EINVAL, "port %s on %s: no mac = in its section: no rule can name it",
+				 port->conf.name, uplink->conf.name);
+	ret = dvmq_vmq_set(uplink, port, n);
+	dvmq_decide(ret < 0   ? "refuse"
+		    : n > has ? "promote"
+			      : "demote",
+		    port->conf.name, -1, -1, ret < 0 ? b->reason : "set by the operator");
+	if (ret == 0)
+		return 0;
+	return dvmq_fail(err, -ret, "port %s on %s: %u of %u queues: %s", port->conf.name, uplink->conf.name,
+			 dvmq_vmq_count(uplink, port), n, b->reason);
+}
+
+int dvmq_set_port_vmq(const char *name, int n, struct dvmq_err *err)
+{
+	struct dvmq_port *port = dvmq_port_find(name);
+	unsigned uplinks = 0;
+	int ret = 0;
+
+	if (port == NULL)
+		return dvmq_fail(err, ENOENT, "no port %s; \"show port all\" lists them", name);
+	if (port->type == DVMQ_PORT_UPLINK)
+		return dvmq_fail(err, EINVAL, "%s is an uplink; queues are given to ports", name);
+	if (n > (int)port->conf.queues)
+		return dvmq_fail(err, EINVAL, "vmq: %d is more than the %u queue pair%s of port %s", n,
+				 port->conf.queues, port->conf.queues == 1 ? "" : "s", name);
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		uplinks += can_change(dvmq_ports[i]);
+	if (uplinks == 0)
+		return dvmq_fail(err, ENOTSUP, "port %s: no uplink can give it queues: steering = static, or no uplink",
+				 name);
+	port->by_hand = n;
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		struct dvmq_port *uplink = dvmq_ports[i];
+
+		if (!can_change(uplink))
+			continue;
+		if (n < 0)
+			assign(uplink, port);
+		else if (ret == 0)
+			ret = give_by_hand(uplink, port, n, err);
+	}
+	return ret;
 }
 
 void dvmq_vmq_tick(uint64_t now_ms)

@@ -32,7 +32,7 @@
 struct line {
 	char word[5][WORD_LEN]; /* the words of the grammar by their place, a choice where one was offered */
 	char name[WORD_LEN];
-	char core[WORD_LEN];
+	char core[WORD_LEN];  /* or a number of queues */
 	char rest[DVMQ_LINE_LEN];
 };
 
@@ -198,6 +198,25 @@ static void do_set_queue_pin(void *result, struct cmdline *cl, void *data)
 	RTE_SET_USED(cl);
 	RTE_SET_USED(data);
 	if (dvmq_set_queue_pin(line->name, strcmp(line->word[3], "pin") == 0, &err) != 0)
+		fail(err.text);
+}
+
+static bool vmqs_at(unsigned index, char *buf, size_t size)
+{
+	return index <= DVMQ_MAX_PAIRS && snprintf(buf, size, "%u", index) < (int)size;
+}
+
+static void do_set_port_vmq(void *result, struct cmdline *cl, void *data)
+{
+	const struct line *line = result;
+	struct dvmq_err err;
+	unsigned n = 0;
+	bool automatic = strcmp(line->core, "auto") == 0;
+
+	RTE_SET_USED(cl);
+	RTE_SET_USED(data);
+	if ((!automatic && dvmq_conf_number("vmq", line->core, 0, DVMQ_MAX_PAIRS, &n, &err) != 0) ||
+	    dvmq_set_port_vmq(line->name, automatic ? -1 : (int)n, &err) != 0)
 		fail(err.text);
 }
 
@@ -403,6 +422,7 @@ WORD(w_pins, 3, "pin#unpin");
 WORD(w_wishes, 3, "park#activate#auto");
 WORD(w_policy, 3, "policy");
 WORD(w_policies, 4, "latency#balanced#frugal");
+WORD(w_to_vmq, 3, "vmq");
 
 NAME(n_port_or_all, name, .label = "PORT", .first = "all", .name_at = dvmq_port_name_at, .refuse = "stats");
 NAME(n_queue_or_all, name, .label = "QUEUE", .first = "all", .name_at = dvmq_queue_name_at);
@@ -410,6 +430,7 @@ NAME(n_core_or_all, name, .label = "CORE", .first = "all", .name_at = dvmq_core_
 NAME(n_port, name, .label = "PORT", .name_at = dvmq_port_name_at);
 NAME(n_queue, name, .label = "QUEUE", .name_at = dvmq_queue_name_at);
 NAME(n_core, core, .label = "CORE", .name_at = dvmq_core_name_at);
+NAME(n_vmqs, core, .label = "N", .first = "auto", .name_at = vmqs_at);
 NAME(n_new_port, name, .label = "NAME");
 NAME(n_keys, rest, .label = "key=value...", .to_end = true);
 NAME(n_file, name, .label = "FILE");
@@ -458,6 +479,9 @@ COMMAND(c_set_core, do_set_core, NULL, "set core CORE park|activate|auto: keep a
 COMMAND(c_set_policy, do_set_policy, NULL,
 	"set core all|CORE policy latency|balanced|frugal: how soon a worker without packets sleeps", T(w_set),
 	T(w_core), T(n_core_or_all), T(w_policy), T(w_policies));
+COMMAND(c_port_vmq, do_set_port_vmq, NULL,
+	"set port PORT vmq N|auto: give a port so many queues of its own, or as many as it needs", T(w_set), T(w_port),
+	T(n_port), T(w_to_vmq), T(n_vmqs));
 COMMAND(c_dry_run, do_action, &act_dry_run, "balance dry-run: what the balancer would do now", T(w_balance_0),
 	T(w_dry_run));
 COMMAND(c_port_add, do_port_add, NULL,
@@ -481,10 +505,9 @@ COMMAND(c_help_word, do_help, NULL, "help WORD: list the commands that have this
 COMMAND(c_quit, do_quit, NULL, "quit: end dvmqd", T(w_quit));
 
 static cmdline_parse_ctx_t commands[] = {
-    &c_port_stats, &c_port,	&c_queue,      &c_core,	     &c_vmq,	     &c_fdb,	  &c_balance,
-    &c_memory,	   &c_config,	&c_queue_core, &c_queue_pin, &c_set_balance, &c_set_core, &c_dry_run,
-    &c_port_add,   &c_port_del, &c_clear,      &c_flows,     &c_save,	     &c_trace,	  &c_trace_seconds,
-    &c_trace_off,  &c_help,	&c_help_word,  &c_quit,	     &c_set_policy,  NULL,
+    &c_port_stats, &c_port, &c_queue, &c_core, &c_vmq, &c_fdb, &c_balance, &c_memory, &c_config, &c_queue_core,
+    &c_queue_pin, &c_set_balance, &c_set_core, &c_dry_run, &c_port_add, &c_port_del, &c_clear, &c_flows, &c_save,
+    &c_trace, &c_trace_seconds, &c_trace_off, &c_help, &c_help_word, &c_quit, &c_set_policy, &c_port_vmq, NULL,
 };
 
 /* Does the syntax (what stands before the colon) have a word that begins so? */

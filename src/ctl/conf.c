@@ -199,25 +199,27 @@ static int set_mac(struct dvmq_port_conf *port, const char *value, struct dvmq_e
 	return 0;
 }
 
+static int set_number(const char *key, const char *value, unsigned min, unsigned max, uint16_t *ret,
+		      struct dvmq_err *err)
+{
+	unsigned number = 0;
+	int code = dvmq_conf_number(key, value, min, max, &number, err);
+
+	if (code == 0)
+		*ret = number;
+	return code;
+}
+
 static int set_vlan(struct dvmq_port_conf *port, const char *value, struct dvmq_err *err)
 {
-	unsigned vlan;
-	int ret = dvmq_conf_number("vlan", value, 1, VLAN_MAX, &vlan, err);
-
-	if (ret == 0)
-		port->vlan = vlan;
-	return ret;
+	return set_number("vlan", value, 1, VLAN_MAX, &port->vlan, err);
 }
 
 static int set_queues(struct dvmq_port_conf *port, const char *value, struct dvmq_err *err)
 {
-	unsigned queues;
 	unsigned max = port->type == DVMQ_PORT_UPLINK ? DVMQ_MAX_RXQ : DVMQ_MAX_PAIRS;
-	int ret = dvmq_conf_number("queues", value, 1, max, &queues, err);
 
-	if (ret == 0)
-		port->queues = queues;
-	return ret;
+	return set_number("queues", value, 1, max, &port->queues, err);
 }
 
 int dvmq_conf_policy(const char *text, enum dvmq_policy *ret, struct dvmq_err *err)
@@ -245,7 +247,7 @@ static int set_vmq(struct dvmq_port_conf *port, const char *value, struct dvmq_e
 {
 	const char *dash = strchr(value, '-');
 	char first[16];
-	unsigned from, to;
+	unsigned from = 0, to = 0;
 	int ret;
 
 	if (dash && (size_t)(dash - value) < sizeof(first)) {
@@ -270,11 +272,19 @@ static int set_vmq(struct dvmq_port_conf *port, const char *value, struct dvmq_e
 
 static int set_weight(struct dvmq_port_conf *port, const char *value, struct dvmq_err *err)
 {
-	unsigned weight;
-	int ret = dvmq_conf_number("weight", value, 1, WEIGHT_MAX, &weight, err);
+	return set_number("weight", value, 1, WEIGHT_MAX, &port->weight, err);
+}
 
-	if (ret == 0)
-		port->weight = weight;
+static int set_min(struct dvmq_port_conf *port, const char *value, struct dvmq_err *err)
+{
+	return set_number("min", value, 0, DVMQ_MAX_PAIRS, &port->min, err);
+}
+
+static int set_max(struct dvmq_port_conf *port, const char *value, struct dvmq_err *err)
+{
+	int ret = set_number("max", value, 0, DVMQ_MAX_PAIRS, &port->max, err);
+
+	port->has_max |= ret == 0;
 	return ret;
 }
 
@@ -290,6 +300,7 @@ static const struct {
     {"device", UPLINK | ETHDEV, set_device}, {"socket", VHOST, set_socket},	 {"mode", VHOST, set_mode},
     {"mac", VHOST | ETHDEV, set_mac},	     {"vlan", VHOST | ETHDEV, set_vlan}, {"queues", UPLINK | VHOST, set_queues},
     {"steering", UPLINK, set_steering},	     {"vmq", VHOST | ETHDEV, set_vmq},	 {"weight", VHOST | ETHDEV, set_weight},
+    {"min", VHOST | ETHDEV, set_min},	     {"max", VHOST | ETHDEV, set_max},
 };
 
 int dvmq_conf_port_init(struct dvmq_port_conf *port, enum dvmq_port_type type, const char *name, struct dvmq_err *err)
@@ -312,7 +323,7 @@ int dvmq_conf_port_init(struct dvmq_port_conf *port, enum dvmq_port_type type, c
 		if (strcmp(name, reserved[i]) == 0)
 			return dvmq_fail(err, EINVAL, "\"%s\" is a word of the commands and cannot be a name", name);
 	}
-	*port = (struct dvmq_port_conf){.type = type, /* as many as are of use */ .max = DVMQ_MAX_PAIRS, .queues = 1, .weight = WEIGHT_DEFAULT};
+	*port = (struct dvmq_port_conf){.type = type, .queues = 1, .weight = WEIGHT_DEFAULT};
 	memcpy(port->name, name, len + 1);
 	return 0;
 }
@@ -351,6 +362,12 @@ int dvmq_conf_port_check(const struct dvmq_port_conf *port, struct dvmq_err *err
 	if (n_vmq > port->queues)
 		return dvmq_fail(err, EINVAL, "vmq: %u queues are more than the %u queue pair%s of the port", n_vmq,
 				 port->queues, port->queues == 1 ? "" : "s");
+	if (port->has_max && port->max > port->queues)
+		return dvmq_fail(err, EINVAL, "max: %u is more than the %u queue pair%s of the port", port->max,
+				 port->queues, port->queues == 1 ? "" : "s");
+	if (port->min > dvmq_conf_max(port))
+		return dvmq_fail(err, EINVAL, "min: %u is more than %s = %u", port->min,
+				 port->has_max ? "max" : "queues", dvmq_conf_max(port));
 	return 0;
 }
 

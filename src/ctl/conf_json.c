@@ -36,6 +36,8 @@ static json_t *port_json(const struct dvmq_port_conf *port)
 		json_object_set_new(object, "vmq", vmq);
 	}
 	json_object_set_new(object, "weight", json_integer(port->weight));
+	json_object_set_new(object, "min", json_integer(port->min));
+	json_object_set_new(object, "max", json_integer(dvmq_conf_max(port)));
 	return object;
 }
 

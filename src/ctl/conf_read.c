@@ -370,6 +370,15 @@ static int check_clashes(struct reader *reader, const char *section, const struc
 	return 0;
 }
 
+/* What is wrong with the whole of a port: the text begins with the key that it is about. */
+static int located_by_text(struct reader *reader, const char *section)
+{
+	char key[CFG_NAME_LEN];
+
+	snprintf(key, sizeof(key), "%.*s", (int)strcspn(reader->err->text, ":"), reader->err->text);
+	return located(reader, section, key);
+}
+
 static int read_port_section(struct reader *reader, const char *section, const char *name, bool uplink,
 			     const struct rte_cfgfile_entry *entries, int n)
 {
@@ -387,7 +396,7 @@ static int read_port_section(struct reader *reader, const char *section, const c
 			return located(reader, section, entries[i].name);
 	}
 	if (dvmq_conf_port_check(&port, reader->err) != 0)
-		return located(reader, section, "");
+		return located_by_text(reader, section);
 	if (check_clashes(reader, section, &port) != 0)
 		return -EINVAL;
 	reader->conf->ports[reader->conf->n_ports++] = port;

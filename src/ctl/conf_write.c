@@ -64,6 +64,10 @@ static void write_port(FILE *out, const struct dvmq_port_conf *port)
 	else if (port->has_vmq)
 		fprintf(out, "vmq = %u-%u\n", port->vmq_first, port->vmq_last);
 	fprintf(out, "weight = %u\n", port->weight);
+	if (port->min > 0)
+		fprintf(out, "min = %u\n", port->min);
+	if (port->has_max)
+		fprintf(out, "max = %u\n", port->max);
 }
 
 static void write_balance(FILE *out, const struct dvmq_conf *conf)

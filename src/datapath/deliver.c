@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The way out: from a worker to a guest's ring, an ethdev's TX queue or a soft ring. */
 #include <rte_ethdev.h>
-#include <rte_hash_crc.h>
-#include <rte_ip.h>
 #include <rte_ring.h>
 #include <rte_vhost.h>
 
+#include <dvmq/flow_hash.h>
 #include <dvmq/port.h>
 #include <dvmq/worker.h>
 
@@ -76,32 +75,14 @@ static void to_virtqueue(struct dvmq_worker *w, struct dvmq_queue *queue, struct
 	dvmq_free_burst(packets, n);
 }
 
-/* A number that is the same for all packets of a flow: addresses, and ports where every fragment has them. */
-static uint32_t flow_hash(const struct rte_mbuf *m)
-{
-	const struct rte_ether_hdr *eth = rte_pktmbuf_mtod(m, const struct rte_ether_hdr *);
-	const struct rte_ipv4_hdr *ip4 = (const void *)(eth + 1);
-	const struct rte_ipv6_hdr *ip6 = (const void *)(eth + 1);
-	uint32_t hash = 0;
-
-	if (eth->ether_type == rte_cpu_to_be_16(RTE_ETHER_TYPE_IPV4) && m->data_len >= sizeof(*eth) + sizeof(*ip4) + 4) {
-		hash = rte_hash_crc(&ip4->src_addr, 8, ip4->next_proto_id);
-		if ((ip4->fragment_offset & rte_cpu_to_be_16(0x3fff)) == 0 && ip4->version_ihl == RTE_IPV4_VHL_DEF &&
-		    (ip4->next_proto_id == IPPROTO_TCP || ip4->next_proto_id == IPPROTO_UDP))
-			hash = rte_hash_crc_4byte(*(const unaligned_uint32_t *)(ip4 + 1), hash);
-	} else if (eth->ether_type == rte_cpu_to_be_16(RTE_ETHER_TYPE_IPV6) &&
-		   m->data_len >= sizeof(*eth) + sizeof(*ip6) + 4) {
-		hash = rte_hash_crc(&ip6->src_addr, 32, ip6->proto);
-		if (ip6->proto == IPPROTO_TCP || ip6->proto == IPPROTO_UDP)
-			hash = rte_hash_crc_4byte(*(const unaligned_uint32_t *)(ip6 + 1), hash);
-	}
-	return hash;
-}
-
-/* One of n, always the same for a flow. */
+/*
+ * One of n, always the same for a flow.  By the upper bits: NICs pick their queue by the lower ones, and what came
+ * by one of their queues shall be spread, too.  Neighbours stay neighbours when n changes, and with as many soft
+ * rings as virtqueues each virtqueue is filled from one ring.
+ */
 static inline unsigned spread(const struct rte_mbuf *m, unsigned n)
 {
-	return ((uint64_t)flow_hash(m) * n) >> 32;
+	return ((uint64_t)dvmq_flow_hash(m) * n) >> 32;
 }
 
 /* A guest with several queues: a flow keeps its virtqueue, wherever it is polled from. */
@@ -180,7 +161,8 @@ static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dv
 
 /*
  * Into a soft ring, for another worker.  False if it is shut by now.
- * The packets count as received when they leave the ring (dvmq_poll_soft()).
+ * The packets count as received when they leave the ring (dvmq_poll_soft()); their
+ * `port` says until then which port they came from: several uplinks may fill a ring.
  */
 static bool to_soft_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst,
 			 struct dvmq_soft_ring *soft, struct rte_mbuf **packets, unsigned n)
@@ -190,6 +172,8 @@ static bool to_soft_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct
 	unsigned put = 0;
 	bool open;
 
+	for (unsigned i = 0; i < n; i++)
+		packets[i]->port = queue->port->index;
 	rte_spinlock_lock(&soft->lock);
 	open = soft->open;
 	if (open)

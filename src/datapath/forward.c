@@ -467,6 +467,23 @@ uint16_t dvmq_poll_guest(struct dvmq_worker *w, struct dvmq_queue *queue)
 	return n;
 }
 
+/* Each at the uplink that it came from: see to_soft_ring(). */
+static void count_from_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf *const *packets, unsigned n)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct dvmq_port_counters *c = &w->counters[packets[i]->port];
+
+		c->rx_packets++;
+		c->rx_bytes += packets[i]->pkt_len;
+		bytes += packets[i]->pkt_len;
+	}
+	w->counted = true;
+	dvmq_count(&queue->counters.packets, n);
+	dvmq_count(&queue->counters.bytes, bytes);
+}
+
 uint16_t dvmq_poll_soft(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	struct rte_mbuf *packets[DVMQ_BURST];
@@ -474,7 +491,7 @@ uint16_t dvmq_poll_soft(struct dvmq_worker *w, struct dvmq_queue *queue)
 
 	if (n == 0)
 		return 0;
-	count_received(w, queue, packets, n);
+	count_from_ring(w, queue, packets, n);
 	sample_backlog(w, queue, n);
 	dvmq_deliver(w, queue, queue->dst, packets, n);
 	return n;

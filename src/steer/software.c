@@ -23,19 +23,22 @@
 #define RING_SIZE   2048 /* packets */
 #define HOT         0.55 /* share of [balance] high that a default queue needs to be relieved of a port */
 #define SHARE       0.20 /* of what default queues bring, that a port must have to be worth a hop */
-#define COLD        0.05 /* demand of a soft queue, in cores, below which it is not worth one */
-#define COLD_MS     2000 /* for that long */
-#define LOOK_MS     200  /* between two changes: the first one's effect must be measured before the next */
+#define COLD        0.05 /* demand of a port's only soft queue, in cores, below which it is not worth its hop */
+#define ALONE       0.10 /* demand of the others, as a share of the hottest: below it more queues would not spread it */
+#define CALM_MS     2000 /* that long must fewer queues suffice */
+#define CHANGE_MS   1000 /* between two changes of one port */
+#define LOOK_MS     200  /* between two looks: the effect of the first must be measured before the next */
 
-static uint64_t cold_since[DVMQ_MAX_PORTS];
-static uint64_t last_by_default[DVMQ_MAX_PORTS];
+static struct {
+	uint64_t by_default; /* packets, as of the last look */
+	uint64_t calm_since; /* ms */
+	uint64_t changed;    /* ms */
+} state[DVMQ_MAX_PORTS];
 
 static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_binding *binding)
 {
-	(void)uplink;
-	(void)port;
-	binding->requested = 1;
-	snprintf(binding->reason, sizeof(binding->reason), "served inline: not hot on the default queue");
+	binding->requested = port->conf.min;
+	dvmq_vmq_set(uplink, port, RTE_MAX(port->conf.min, port->n_soft));
 }
 
 static struct dvmq_queue *new_queue(struct dvmq_port *uplink, struct dvmq_port *port, unsigned i,
@@ -77,8 +80,10 @@ static void free_rings(struct dvmq_soft *soft)
 
 int dvmq_soft_open(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n, struct dvmq_err *err)
 {
-	struct dvmq_soft *soft = rte_zmalloc("soft", sizeof(*soft) + n * sizeof(soft->rings[0]), 64);
+	struct dvmq_soft *soft;
 
+	dvmq_soft_close(port); /* those by which another uplink relieves its default queues */
+	soft = rte_zmalloc("soft", sizeof(*soft) + n * sizeof(soft->rings[0]), 64);
 	if (soft == NULL)
 		return dvmq_fail(err, ENOMEM, "port %s: no memory for soft rings; give DPDK more hugepages (or -m MiB)",
 				 port->conf.name);
@@ -119,9 +124,11 @@ void dvmq_soft_close(struct dvmq_port *port)
 
 static void unbind_port(struct dvmq_port *uplink, struct dvmq_port *port)
 {
-	if (port->n_soft > 0 && port->soft_queues[0]->port == uplink)
-		dvmq_soft_close(port);
+	(void)uplink;
+	dvmq_soft_close(port);
 }
+
+/* ---- how many each port has ---- */
 
 /* The default queue that needs most, if it needs relief. */
 static struct dvmq_queue *hot_default_queue(const struct dvmq_port *uplink)
@@ -132,71 +139,6 @@ static struct dvmq_queue *hot_default_queue(const struct dvmq_port *uplink)
 		if (hottest == NULL || uplink->queues[i]->load->demand > hottest->load->demand)
 			hottest = uplink->queues[i];
 	return hottest != NULL && hottest->load->demand > HOT * dvmq_balancer_params()->high ? hottest : NULL;
-}
-
-/* The port with most packets from default queues since last time, and its share of them. */
-static struct dvmq_port *hottest_port(double *ret_share)
-{
-	const struct dvmq_stats *stats = dvmq_stats_collect();
-	struct dvmq_port *hottest = NULL;
-	uint64_t sum = 0, most = 0;
-
-	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
-		uint64_t now = stats->port[i].by_default, packets = now - last_by_default[i];
-
-		if (now < last_by_default[i])
-			packets = now; /* a new port, or cleared */
-		last_by_default[i] = now;
-		sum += packets;
-		if (packets > most && dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK &&
-		    dvmq_ports[i]->n_soft == 0) {
-			most = packets;
-			hottest = dvmq_ports[i];
-		}
-	}
-	*ret_share = sum ? (double)most / sum : 0;
-	return hottest;
-}
-
-/* Takes the hottest port off the uplink's default queues, if they need it. */
-static void relieve(struct dvmq_port *uplink, struct dvmq_port *port, double share)
-{
-	struct dvmq_queue *queue = hot_default_queue(uplink);
-	char reason[DVMQ_BALANCE_REASON];
-
-	if (queue == NULL || dvmq_n_workers < 2 || port->n_soft > 0)
-		return;
-	snprintf(reason, sizeof(reason), "%s needs %.2f cores, %.0f %% of it for this port", queue->name,
-		 queue->load->demand, 100 * share);
-	if (dvmq_vmq_set(uplink, port, 1) < 0)
-		snprintf(reason, sizeof(reason), "%.*s", (int)sizeof(reason) - 1, uplink->steer->bindings[port->index].reason);
-	dvmq_decide(port->n_soft > 0 ? "promote" : "refuse", port->conf.name, -1, -1, reason);
-}
-
-static double soft_demand(const struct dvmq_port *port)
-{
-	double demand = 0;
-
-	for (unsigned i = 0; i < port->n_soft; i++)
-		demand += port->soft_queues[i]->load->demand;
-	return demand;
-}
-
-/* Cold soft queues go. */
-static void retire(uint64_t now_ms)
-{
-	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
-		struct dvmq_port *port = dvmq_ports[i];
-
-		if (port == NULL || port->n_soft == 0 || soft_demand(port) > COLD) {
-			cold_since[i] = now_ms;
-			continue;
-		}
-		if (now_ms - cold_since[i] < COLD_MS)
-			continue;
-		dvmq_soft_close(port);
-		dvmq_decide("demote", port->conf.name, -1, -1, "its soft queue needed less than 0.05 cores for 2 s");
-	}
 }
 
 static bool is_software(const struct dvmq_port *port)
@@ -212,6 +154,168 @@ static bool any_software_uplink(void)
 	return false;
 }
 
+/* What the configuration, the guest and the operator allow a port to have. */
+static void limits(const struct dvmq_port *port, unsigned *ret_least, unsigned *ret_most)
+{
+	unsigned pairs = port->type == DVMQ_PORT_VHOST ? atomic_load_explicit(&port->n_rxvq, memory_order_relaxed) : 1;
+
+	*ret_least = port->conf.min;
+	*ret_most = RTE_MAX(*ret_least, RTE_MIN(dvmq_conf_max(&port->conf), RTE_MAX(pairs, 1u)));
+	if (port->by_hand >= 0)
+		*ret_least = *ret_most = (unsigned)port->by_hand;
+}
+
+/* The rings are the port's, whichever uplink's default queues fill them: all of them tell of it. */
+static void change(struct dvmq_port *port, struct dvmq_port *near, unsigned n, const char *reason, uint64_t now_ms)
+{
+	unsigned before = port->n_soft;
+	int ret = near != NULL ? dvmq_vmq_set(near, port, n) : 0;
+
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		struct dvmq_port *uplink = dvmq_ports[i];
+
+		if (!is_software(uplink))
+			continue;
+		if (ret == 0)
+			ret = dvmq_vmq_set(uplink, port, n);
+		uplink->steer->bindings[port->index].requested = n;
+		if (ret == 0 && n > 0)
+			snprintf(uplink->steer->bindings[port->index].reason, DVMQ_BALANCE_REASON, "%s", reason);
+		else if (ret < 0)
+			reason = uplink->steer->bindings[port->index].reason;
+	}
+	dvmq_decide(ret < 0 ? "refuse" : n > before ? "promote" : "demote", port->conf.name, -1, -1, reason);
+	state[port->index].changed = state[port->index].calm_since = now_ms;
+}
+
+static const struct dvmq_queue *hottest_of(const struct dvmq_port *port, double *ret_sum)
+{
+	const struct dvmq_queue *hottest = port->soft_queues[0];
+
+	*ret_sum = 0;
+	for (unsigned i = 0; i < port->n_soft; i++) {
+		const struct dvmq_queue *queue = port->soft_queues[i];
+
+		*ret_sum += queue->load->demand;
+		if (queue->load->demand > hottest->load->demand)
+			hottest = queue;
+	}
+	return hottest;
+}
+
+/* More, if one of its queues is too much for a core and the others show that it can be spread. */
+static bool grow(struct dvmq_port *port, unsigned most, uint64_t now_ms)
+{
+	const struct dvmq_balance_params *p = dvmq_balancer_params();
+	unsigned n = port->n_soft, wanted;
+	char reason[DVMQ_BALANCE_REASON];
+	double sum;
+	const struct dvmq_queue *hottest = hottest_of(port, &sum);
+
+	if (hottest->load->demand <= p->high || (n > 1 && sum - hottest->load->demand < ALONE * hottest->load->demand))
+		return false;
+	wanted = RTE_MAX(n + 1, (unsigned)(sum / p->target) + 1);
+	wanted = RTE_MIN(wanted, RTE_MIN(most, dvmq_n_workers)); /* two of them on one core are no gain */
+	if (wanted <= n)
+		return false;
+	snprintf(reason, sizeof(reason), "%u queues instead of %u: one needs %.2f cores", wanted, n,
+		 hottest->load->demand);
+	change(port, NULL, wanted, reason, now_ms);
+	return true;
+}
+
+/*
+ * Would one less do?  A ring of n - 1 gets what two neighbours of n had, or parts of it (see spread() in
+ * datapath/deliver.c): so it is certain that none is too hot then, and that this is not undone at once.
+ */
+static bool one_less_suffices(const struct dvmq_port *port)
+{
+	const struct dvmq_balance_params *p = dvmq_balancer_params();
+
+	if (port->n_soft == 1)
+		return port->soft_queues[0]->load->demand < COLD;
+	for (unsigned i = 0; i + 1 < port->n_soft; i++)
+		if (port->soft_queues[i]->load->demand + port->soft_queues[i + 1]->load->demand > p->high - p->margin)
+			return false;
+	return true;
+}
+
+static void shrink(struct dvmq_port *port, uint64_t now_ms)
+{
+	unsigned n = port->n_soft;
+	char reason[DVMQ_BALANCE_REASON];
+	double sum;
+
+	hottest_of(port, &sum);
+	if (n == 1)
+		snprintf(reason, sizeof(reason), "its soft queue needed less than %.2f cores for %u s", COLD,
+			 CALM_MS / 1000);
+	else
+		snprintf(reason, sizeof(reason), "%u queues instead of %u: they need %.2f cores together", n - 1, n, sum);
+	change(port, NULL, n - 1, reason, now_ms);
+}
+
+/* A port that has soft queues, or must have some. */
+static void look_at(struct dvmq_port *port, uint64_t now_ms)
+{
+	uint64_t *calm_since = &state[port->index].calm_since;
+	unsigned least, most, n = port->n_soft;
+
+	limits(port, &least, &most);
+	if (n == 0 || n <= least || !one_less_suffices(port))
+		*calm_since = now_ms;
+	if (now_ms - state[port->index].changed < CHANGE_MS)
+		return;
+	if (n < least)
+		change(port, NULL, least, port->by_hand >= 0 ? "set by the operator" : "its min", now_ms);
+	else if (n > most)
+		change(port, NULL, most, port->by_hand >= 0 ? "set by the operator" : "its guest uses no more queue pairs",
+		       now_ms);
+	else if (n > 0 && !grow(port, most, now_ms) && now_ms - *calm_since >= CALM_MS)
+		shrink(port, now_ms);
+}
+
+/* The port with most packets from default queues since last time, and its share of them. */
+static struct dvmq_port *hottest_port(double *ret_share)
+{
+	const struct dvmq_stats *stats = dvmq_stats_collect();
+	struct dvmq_port *hottest = NULL;
+	uint64_t sum = 0, most = 0;
+
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		uint64_t now = stats->port[i].by_default, packets = now - state[i].by_default;
+		struct dvmq_port *port = dvmq_ports[i];
+		unsigned least, allowed;
+
+		if (now < state[i].by_default)
+			packets = now; /* a new port, or cleared */
+		state[i].by_default = now;
+		sum += packets;
+		if (packets <= most || port == NULL || port->type == DVMQ_PORT_UPLINK || port->n_soft > 0)
+			continue;
+		limits(port, &least, &allowed);
+		if (allowed == 0)
+			continue;
+		most = packets;
+		hottest = port;
+	}
+	*ret_share = sum ? (double)most / sum : 0;
+	return hottest;
+}
+
+/* Takes the hottest port off the uplink's default queues, if they need it. */
+static void relieve(struct dvmq_port *uplink, struct dvmq_port *port, double share, uint64_t now_ms)
+{
+	struct dvmq_queue *queue = hot_default_queue(uplink);
+	char reason[DVMQ_BALANCE_REASON];
+
+	if (queue == NULL || dvmq_n_workers < 2 || port->n_soft > 0 || now_ms - state[port->index].changed < CHANGE_MS)
+		return;
+	snprintf(reason, sizeof(reason), "%s needs %.2f cores, %.0f %% of it for this port", queue->name,
+		 queue->load->demand, 100 * share);
+	change(port, uplink, 1, reason, now_ms);
+}
+
 void dvmq_soft_tick(uint64_t now_ms)
 {
 	static uint64_t looked_ms;
@@ -221,13 +325,15 @@ void dvmq_soft_tick(uint64_t now_ms)
 	if (now_ms - looked_ms < LOOK_MS || !any_software_uplink())
 		return;
 	looked_ms = now_ms;
-	retire(now_ms);
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
+			look_at(dvmq_ports[i], now_ms);
 	port = hottest_port(&share);
 	if (port == NULL || share < SHARE)
 		return;
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 		if (is_software(dvmq_ports[i]))
-			relieve(dvmq_ports[i], port, share);
+			relieve(dvmq_ports[i], port, share, now_ms);
 }
 
 const struct dvmq_steer_ops dvmq_steer_software = {

@@ -155,6 +155,11 @@ int dvmq_trace_stop(struct dvmq_err *err)
 	return note(err, "trace_stop");
 }
 
+int dvmq_set_port_vmq(const char *port, int n, struct dvmq_err *err)
+{
+	return note(err, "set_port_vmq %s %d", port, n);
+}
+
 int dvmq_set_core(unsigned core, enum dvmq_core_wish wish, struct dvmq_err *err)
 {
 	return note(err, "set_core %u %d", core, wish);
@@ -385,6 +390,9 @@ static void test_set_calls(void)
 	expect_call("set core 4 policy latency", "set_policy 4 latency");
 	expect_call("set core all policy frugal", "set_policy all frugal");
 	expect_call("set core all policy balanced", "set_policy all balanced");
+	expect_call("set port web1 vmq 2", "set_port_vmq web1 2");
+	expect_call("set port web1 vmq 0", "set_port_vmq web1 0");
+	expect_call("set port web1 vmq auto", "set_port_vmq web1 -1");
 	expect_call("port del web1", "port_del web1");
 	expect_call("clear stats all", "clear_stats");
 	expect("save trace /none/t", "ok\nrecording 60 s to /none/t\n");
@@ -410,13 +418,16 @@ static void test_no_call(void)
 	expect("set core all park", "error\ncore: \"all\" is not a whole number\n");
 	expect("set core 2 policy lazy",
 	       "error\n\"lazy\" cannot stand after \"set core 2 policy\", possible: latency, balanced, frugal\n");
+	expect("set port web1 vmq 17", "error\nvmq: 17 is outside 0..16\n");
+	expect("set port web1 vmq -1", "error\nvmq: \"-1\" is not a whole number\n");
+	expect("port add vhost web1 socket=/run/a queues=2 min=3", "error\nmin: 3 is more than queues = 2\n");
 	expect("set queue up0/rx3 core -1", "error\ncore: \"-1\" is not a whole number\n");
 	expect("port add vhost all socket=/run/a", "error\n\"all\" is a word of the commands and cannot be a name\n");
 	expect("port add vhost web1 vlan=9", "error\nsocket: is missing, a vhost port needs the path of its socket\n");
 	expect("port add vhost web1 socket=/run/a vlan=5000", "error\nvlan: 5000 is outside 1..4094\n");
 	expect("port add vhost web1 socket=/run/a vlan", "error\n\"vlan\" is not key=value\n");
 	expect("port add vhost web1 socket=/run/a devise=x",
-	       "error\ndevise: unknown key, known are: socket, mode, mac, vlan, queues, vmq, weight\n");
+	       "error\ndevise: unknown key, known are: socket, mode, mac, vlan, queues, vmq, weight, min, max\n");
 	expect("port add vhost web1 socket=/run/dvmq/dvmq.sock",
 	       "error\nsocket: /run/dvmq/dvmq.sock is the control socket\n");
 	expect("port add vhost web1 socket=/run/a vmq=1",
@@ -430,7 +441,7 @@ static void test_refused(void)
     "show port stats all", "show port all", "show queue all", "show core all", "show vmq all", "show fdb",
     "show balance", "show memory", "balance dry-run", "flow list up0", "set queue q core 1", "set queue q pin",
     "set balance off", "set core 2 park", "port del web1", "clear stats all", "port add vhost a socket=/run/a",
-    "save trace a", "save trace off", "set core 2 policy frugal",
+    "save trace a", "save trace off", "set core 2 policy frugal", "set port web1 vmq 1",
 	};
 
 	refuse = true;
@@ -587,6 +598,8 @@ static void test_complete(void)
 	CU_ASSERT_STRING_EQUAL(ask("complete set core 2 \n"), "ok\npark\nactivate\nauto\npolicy\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete set core all policy \n"), "ok\nlatency\nbalanced\nfrugal\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete set core \n"), "ok\n2\n4\nall\n");
+	CU_ASSERT_STRING_EQUAL(ask("complete set port \n"), "ok\nup0\nweb1\nweb2\n");
+	CU_ASSERT_STRING_EQUAL(ask("complete set port web1 vmq \n"), "ok\nauto\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n13\n14\n15\n16\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete save config \n"), "ok\n<FILE>\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete save trace \n"), "ok\n<FILE>\noff\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete save trace a \n"), "ok\n<SECONDS>\n");

@@ -89,6 +89,8 @@ static const char full[] = "; the whole grammar\n"
 			   "queues = 2\n"
 			   "vmq = 1-2\n"
 			   "weight = 250\n"
+			   "min = 1\n"
+			   "max = 2\n"
 			   "[port tap.1]\n"
 			   "device = net_tap1\n"
 			   "type = ethdev\n"
@@ -133,6 +135,9 @@ static void test_reads_every_key(void)
 	CU_ASSERT_EQUAL(port->queues, 2);
 	CU_ASSERT_TRUE(port->has_vmq && port->vmq_first == 1 && port->vmq_last == 2);
 	CU_ASSERT_EQUAL(port->weight, 250);
+	CU_ASSERT_EQUAL(port->min, 1);
+	CU_ASSERT_TRUE(port->has_max && port->max == 2);
+	CU_ASSERT_EQUAL(dvmq_conf_max(port), 2);
 	port++;
 	CU_ASSERT_STRING_EQUAL(port->name, "tap.1");
 	CU_ASSERT_EQUAL(port->type, DVMQ_PORT_ETHDEV);
@@ -140,6 +145,8 @@ static void test_reads_every_key(void)
 	CU_ASSERT_FALSE(port->has_mac || port->has_vmq || port->vlan || port->server);
 	CU_ASSERT_EQUAL(port->weight, 100);
 	CU_ASSERT_EQUAL(port->queues, 1);
+	CU_ASSERT_EQUAL(port->min, 0);
+	CU_ASSERT_EQUAL(dvmq_conf_max(port), 1);
 	dvmq_conf_free(conf);
 }
 
@@ -223,7 +230,8 @@ static void test_write_round_trips(void)
 		CU_ASSERT_TRUE(a->type == b->type && a->server == b->server && a->has_mac == b->has_mac &&
 			       a->vlan == b->vlan && a->queues == b->queues && a->steering == b->steering &&
 			       a->has_vmq == b->has_vmq && a->vmq_first == b->vmq_first && a->vmq_last == b->vmq_last &&
-			       a->weight == b->weight && rte_is_same_ether_addr(&a->mac, &b->mac));
+			       a->weight == b->weight && a->min == b->min && a->has_max == b->has_max &&
+			       a->max == b->max && rte_is_same_ether_addr(&a->mac, &b->mac));
 	}
 	CU_ASSERT_PTR_NOT_NULL(strstr(first, "workers = 2-4,7\n"));
 	CU_ASSERT_PTR_NOT_NULL(strstr(first, "hold_ms = 2500.125\n"));
@@ -327,6 +335,13 @@ static void test_values(void)
 	expect_port("vlan = 99999999999999999999", "4: [port web1] vlan: 99999999999999999999 is outside 1..4094");
 	expect_port("queues = 17", "4: [port web1] queues: 17 is outside 1..16");
 	expect_port("weight = 0", "4: [port web1] weight: 0 is outside 1..10000");
+	expect_port("min = 17", "4: [port web1] min: 17 is outside 0..16");
+	expect_port("max = -1", "4: [port web1] max: \"-1\" is not a whole number");
+	expect_port("max = 2", "4: [port web1] max: 2 is more than the 1 queue pair of the port");
+	expect_port("queues = 4\nmax = 5", "5: [port web1] max: 5 is more than the 4 queue pairs of the port");
+	expect_port("queues = 4\nmin = 5", "5: [port web1] min: 5 is more than queues = 4");
+	expect_port("min = 1\nmax = 0", "4: [port web1] min: 1 is more than max = 0");
+	expect("[uplink u]\ndevice = net_null0\nmin = 1\n", "3: [uplink u] min: an uplink has no such key");
 	expect_port("mode = peer", "4: [port web1] mode: \"peer\" is none of: client, server");
 	expect_port("mac = 52:54:00", "4: [port web1] mac: \"52:54:00\" is not a MAC address such as "
 				      "52:54:00:00:00:01");
@@ -417,7 +432,7 @@ static void test_vmq(void)
 	       "[port a]\ntype = vhost\nsocket = /run/a\nqueues = 2\nvmq = 1-2\n"
 	       "[port b]\ntype = vhost\nsocket = /run/b\nvmq = 2\n",
 	       "13: [port b] vmq: ports a and b both have queue 2");
-	expect_port("vmq = 1-2", "1: [port web1] vmq: 2 queues are more than the 1 queue pair of the port");
+	expect_port("vmq = 1-2", "4: [port web1] vmq: 2 queues are more than the 1 queue pair of the port");
 	expect("[uplink u]\ndevice = net_null0\nsteering = static\n[uplink v]\ndevice = net_null1\nsteering = static\n",
 	       "6: [uplink v] steering: uplink u is static already, only one can be");
 }
