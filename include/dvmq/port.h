@@ -40,6 +40,22 @@ enum dvmq_rx_mode {
 	DVMQ_RX_VMDQ,  /* pool i, of one queue, is queue i; pool 0 gets what is in no other */
 };
 
+/*
+ * Which RX queues of an ethdev are used: n of them, the first is its queue 0, number i >= 1 its queue
+ * first + (i - 1) * stride.  The others are set up, since drivers want them all, and never polled.
+ */
+struct dvmq_rx_layout {
+	uint16_t n, n_eth; /* used; set up */
+	uint16_t max;      /* could be used, by raising queues = */
+	uint16_t first, stride;
+	uint16_t pools;    /* VMDq: to configure */
+};
+
+static inline uint16_t dvmq_rx_queue(const struct dvmq_rx_layout *layout, unsigned i)
+{
+	return i == 0 ? 0 : layout->first + (i - 1) * layout->stride;
+}
+
 struct dvmq_port {
 	/* Constant while the port is reachable from workers; written by the controller. */
 	uint16_t index; /* in dvmq_ports[] */
@@ -73,6 +89,7 @@ struct dvmq_port {
 	struct rte_mempool *pool;      /* RX buffers of an ethdev */
 	struct dvmq_steer *steer;      /* uplink */
 	enum dvmq_rx_mode rx_mode;     /* uplink, ethdev: as the device is configured now */
+	struct dvmq_rx_layout rx;      /* uplink, ethdev: its RX queues in that mode */
 	bool up;
 	uint32_t generation_seen;      /* vring_generation that was acted on */
 	uint64_t nic_missed;           /* uplink, ethdev: imissed of the device when it was last looked at */

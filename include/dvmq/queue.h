@@ -83,6 +83,7 @@ struct dvmq_queue {
 	uint16_t tx_index;           /* picks the TX queue on ethdevs, for life: a move must not reorder */
 	bool countable;              /* the driver can count what waits in the ring */
 	bool notifies;               /* can wake a sleeping worker: kick or RX interrupt */
+	bool replicas;               /* default, vmq: group frames in it are copies of what queue 0 of the uplink got */
 	enum dvmq_queue_kind kind;
 
 	/* Owner only; handed over with the queue (release/acquire of the mailbox). */

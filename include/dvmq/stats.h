@@ -25,6 +25,7 @@ enum dvmq_drop {
 	DVMQ_DROP_HAIRPIN,        /* source: the destination is the port it came from */
 	DVMQ_DROP_VLAN,           /* source: the VLAN tag is not one of this port */
 	DVMQ_DROP_MALFORMED,      /* source: shorter than an Ethernet header */
+	DVMQ_DROP_REPLICA,        /* source: a copy of a group frame that the NIC put into a queue of its own, too */
 	DVMQ_DROP_REASONS
 };
 

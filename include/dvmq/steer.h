@@ -12,6 +12,9 @@
 #include <dvmq/port.h>
 #include <dvmq/share.h>
 
+struct rte_eth_conf;
+struct rte_eth_dev_info;
+
 /* What a port has on an uplink, and why ("show vmq"). */
 struct dvmq_binding {
 	uint16_t requested;                /* queues of its own that it should have */
@@ -31,7 +34,7 @@ struct dvmq_binding {
 struct dvmq_steer_ops {
 	enum dvmq_steering steering;
 	enum dvmq_rx_mode rx_mode; /* what the uplink is to be configured for */
-	bool replicates;           /* the NIC puts a copy of each group frame into every port's queue: it is not flooded again */
+	bool replicates;           /* the NIC puts copies of group frames into other queues than 0, too: only that in queue 0 counts */
 
 	/*
 	 * After the uplink started: can its NIC do that?  0, or -errno with the
@@ -91,6 +94,18 @@ struct dvmq_flow_spec {
 };
 void dvmq_flow_spec(const struct dvmq_port_conf *port, const uint16_t *queues, unsigned n, uint64_t rss_types,
 		    struct dvmq_flow_spec *spec);
+
+/* --- vmdq.c --- */
+
+/*
+ * How the pools of a NIC lie among its RX queues, with conf->queues of them wanted: fewer if it has no more.
+ * 0, or -ENOTSUP if it has no VMDq, or with steering = auto none that is to be trusted.  Pure.
+ */
+int dvmq_vmdq_layout(const struct rte_eth_dev_info *info, const struct dvmq_port_conf *conf,
+		     struct dvmq_rx_layout *layout, struct dvmq_err *err);
+
+/* What rte_eth_dev_configure() is to be told for it.  Pure; adds to *conf. */
+void dvmq_vmdq_conf(const struct rte_eth_dev_info *info, const struct dvmq_rx_layout *layout, struct rte_eth_conf *conf);
 
 /* --- software.c: the soft rings of a port --- */
 

@@ -137,7 +137,7 @@ int dvmq_worker_main(void *worker);
 
 /* --- deliver.c and forward.c: the owner only --- */
 
-dvmq_poll_fn dvmq_poll_vmq, dvmq_poll_default, dvmq_poll_soft, dvmq_poll_guest, dvmq_poll_access;
+dvmq_poll_fn dvmq_poll_vmq, dvmq_poll_default, dvmq_poll_spare, dvmq_poll_soft, dvmq_poll_guest, dvmq_poll_access;
 
 /*
  * Sends n >= 1 packets, untagged, with their VLAN in vlan_tci, to a port; the

@@ -42,12 +42,15 @@ static void set_up_eth_queue(struct dvmq_port *port, struct dvmq_queue *queue, u
 
 	queue->port = port;
 	queue->eth_id = port->eth_id;
-	queue->eth_queue = i;
+	queue->eth_queue = dvmq_rx_queue(&port->rx, i);
+	queue->replicas = port->steer != NULL && port->steer->ops->replicates && i > 0;
 	queue->kind = port->type == DVMQ_PORT_UPLINK ? DVMQ_QUEUE_DEFAULT : DVMQ_QUEUE_GUEST;
-	queue->poll = port->type == DVMQ_PORT_UPLINK ? dvmq_poll_default : dvmq_poll_access;
-	queue->countable = rte_eth_rx_queue_count(port->eth_id, i) >= 0;
+	queue->poll = dvmq_poll_access;
+	if (port->type == DVMQ_PORT_UPLINK)
+		queue->poll = queue->replicas ? dvmq_poll_spare : dvmq_poll_default;
+	queue->countable = rte_eth_rx_queue_count(port->eth_id, queue->eth_queue) >= 0;
 	queue->notifies = port->rx_interrupts;
-	if (rte_eth_rx_queue_info_get(port->eth_id, i, &info) == 0)
+	if (rte_eth_rx_queue_info_get(port->eth_id, queue->eth_queue, &info) == 0)
 		atomic_store(&queue->counters.capacity, info.nb_desc);
 }
 
@@ -66,10 +69,12 @@ static int make_queues(struct dvmq_port *port, struct dvmq_err *err)
 {
 	const char *which = port->type == DVMQ_PORT_VHOST ? "tx" : "rx"; /* a virtqueue has the guest's view */
 
-	port->queues = calloc(port->conf.queues, sizeof(*port->queues));
+	unsigned n = port->type == DVMQ_PORT_VHOST ? port->conf.queues : port->rx.n;
+
+	port->queues = calloc(n, sizeof(*port->queues));
 	if (port->queues == NULL)
 		return dvmq_fail(err, ENOMEM, "port %s: out of memory", port->conf.name);
-	for (unsigned i = 0; i < port->conf.queues; i++) {
+	for (unsigned i = 0; i < n; i++) {
 		struct dvmq_queue *queue = dvmq_queue_new(port->conf.name, which, i, port->numa, err);
 
 		if (queue == NULL)

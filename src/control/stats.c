@@ -23,6 +23,7 @@ static const char *const drop_names[DVMQ_DROP_REASONS] = {
 	[DVMQ_DROP_HAIRPIN] = "drop_hairpin",
 	[DVMQ_DROP_VLAN] = "drop_vlan",
 	[DVMQ_DROP_MALFORMED] = "drop_malformed",
+	[DVMQ_DROP_REPLICA] = "drop_replica",
 };
 
 const char *dvmq_drop_name(enum dvmq_drop reason)

@@ -48,7 +48,7 @@ void dvmq_queue_to_vmq(struct dvmq_queue *queue, struct dvmq_port *port)
 static void make_default(struct dvmq_queue *queue)
 {
 	queue->kind = DVMQ_QUEUE_DEFAULT;
-	queue->poll = dvmq_poll_default;
+	queue->poll = queue->replicas ? dvmq_poll_spare : dvmq_poll_default;
 	queue->dst = NULL;
 }
 
@@ -132,8 +132,8 @@ static unsigned get_queues(struct dvmq_port *uplink, struct dvmq_port *port, uns
 	struct dvmq_err err = {0};
 
 	if (got == 0) {
-		snprintf(b->reason, sizeof(b->reason),
-			 "all %u queues of %s are taken; raise its queues =", uplink->n_queues - 1, uplink->conf.name);
+		snprintf(b->reason, sizeof(b->reason), "all %u queues of %s are taken; %s", uplink->n_queues - 1,
+			 uplink->conf.name, uplink->rx.n < uplink->rx.max ? "raise its queues =" : "the NIC has no more");
 		return 0;
 	}
 	if (take_from_workers(uplink, b->queues, got) < 0) {

@@ -362,6 +362,27 @@ static inline unsigned receive(const struct dvmq_queue *queue, struct rte_mbuf *
 	return n;
 }
 
+/*
+ * Drops, in place, the copies that the NIC made of group frames.  How many are left.  Nothing is lost by it, so
+ * it is no drop of the queue.
+ */
+static unsigned drop_replicas(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf **packets, unsigned n)
+{
+	struct rte_mbuf *replicas[DVMQ_BURST];
+	unsigned kept = 0, n_replicas = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (rte_is_multicast_ether_addr(rte_pktmbuf_mtod(packets[i], const struct rte_ether_addr *)))
+			replicas[n_replicas++] = packets[i];
+		else
+			packets[kept++] = packets[i];
+	}
+	if (n_replicas > 0)
+		dvmq_free_burst(replicas, n_replicas);
+	counters_of(w, queue->port)->drop[DVMQ_DROP_REPLICA] += n_replicas;
+	return kept;
+}
+
 static inline bool is_for(const struct dvmq_queue *queue, const struct rte_mbuf *m)
 {
 	uint64_t begin;
@@ -401,7 +422,10 @@ uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
 	}
 	if (unlikely(n_strays > 0)) {
 		dvmq_count(&queue->counters.strays, n_strays);
-		forward(w, queue, strays, n_strays);
+		if (queue->replicas)
+			n_strays = drop_replicas(w, queue, strays, n_strays);
+		if (n_strays > 0)
+			forward(w, queue, strays, n_strays);
 	}
 	if (unlikely(kept == 0))
 		return n;
@@ -411,7 +435,7 @@ uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
 	return n;
 }
 
-uint16_t dvmq_poll_default(struct dvmq_worker *w, struct dvmq_queue *queue)
+static inline uint16_t poll_default(struct dvmq_worker *w, struct dvmq_queue *queue, bool replicas)
 {
 	struct rte_mbuf *packets[DVMQ_BURST];
 	unsigned n = receive(queue, packets);
@@ -422,11 +446,24 @@ uint16_t dvmq_poll_default(struct dvmq_worker *w, struct dvmq_queue *queue)
 	count_received(w, queue, packets, n);
 	sample_backlog(w, queue, n);
 	kept = drop_runts(w, queue, packets, n);
+	if (replicas)
+		kept = drop_replicas(w, queue, packets, kept);
 	for (unsigned i = 0; i < kept; i++)
 		packets[i]->vlan_tci = untag(packets[i]);
 	if (likely(kept > 0))
 		forward(w, queue, packets, kept);
 	return n;
+}
+
+uint16_t dvmq_poll_default(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	return poll_default(w, queue, false);
+}
+
+/* A pool of nobody: what the NIC copied into it, and at times the last frames of the port that had it. */
+uint16_t dvmq_poll_spare(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	return poll_default(w, queue, true);
 }
 
 /* RX queue of an ethdev port: the host plugs in like a guest. */

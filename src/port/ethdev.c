@@ -12,9 +12,11 @@
 
 #include <dvmq/log.h>
 #include <dvmq/port.h>
+#include <dvmq/steer.h>
 #include <dvmq/worker.h>
 
 #define RING_SIZE   1024 /* descriptors of an RX or TX ring, where the driver allows */
+#define UNUSED_RING 64   /* of an RX ring that only fills a gap */
 #define CACHE_SIZE  256  /* buffers that each lcore keeps of a pool */
 #define GUEST_MBUFS 16384 /* per node: what TX rings of NICs, soft rings and caches can hold at a time */
 #define MAX_NODES   32
@@ -72,7 +74,7 @@ void dvmq_pools_free(void)
 static int make_rx_pool(struct dvmq_port *port, unsigned descriptors, struct dvmq_err *err)
 {
 	/* full rings, a burst in the hands of each worker and on its way to a guest, the caches */
-	unsigned n = port->conf.queues * descriptors + (dvmq_n_workers + 1) * (CACHE_SIZE * 2 + 4 * DVMQ_BURST) + 4096;
+	unsigned n = port->rx.n * descriptors + (port->rx.n_eth - port->rx.n) * UNUSED_RING + (dvmq_n_workers + 1) * (CACHE_SIZE * 2 + 4 * DVMQ_BURST) + 4096;
 	static unsigned serial; /* a late pool keeps its name */
 	char name[RTE_MEMPOOL_NAMESIZE];
 
@@ -106,15 +108,25 @@ static int find_device(struct dvmq_port *port, struct dvmq_err *err)
 	return 0;
 }
 
-static int check(const struct dvmq_port *port, const struct rte_eth_dev_info *info, enum dvmq_rx_mode mode,
-		 struct dvmq_err *err)
+/* Which RX queues are to be used in that mode. */
+static int lay_out(const struct dvmq_port *port, const struct rte_eth_dev_info *info, enum dvmq_rx_mode mode,
+		   struct dvmq_rx_layout *layout, struct dvmq_err *err)
 {
+	*layout = (struct dvmq_rx_layout){.n = port->conf.queues,
+					  .n_eth = port->conf.queues,
+					  .max = info->max_rx_queues,
+					  .first = 1,
+					  .stride = 1};
 	if (port->conf.queues > info->max_rx_queues)
 		return dvmq_fail(err, EINVAL, "%s: queues = %u, but %s (%s) has %u RX queues; lower it", port->conf.name,
 				 port->conf.queues, port->conf.device, info->driver_name, info->max_rx_queues);
-	if (mode == DVMQ_RX_VMDQ && (info->max_vmdq_pools < 2 || port->conf.queues < 2))
-		return dvmq_fail(err, ENOTSUP, "%s: %s has %u VMDq pools and queues = %u: both must be 2 or more",
-				 port->conf.name, info->driver_name, info->max_vmdq_pools, port->conf.queues);
+	if (mode != DVMQ_RX_VMDQ)
+		return 0;
+	if (dvmq_vmdq_layout(info, &port->conf, layout, err) < 0)
+		return -ENOTSUP;
+	if (layout->n < port->conf.queues)
+		DVMQ_LOG(WARNING, "%s: queues = %u, but %s has %u VMDq pools: %u queues are used", port->conf.name,
+			 port->conf.queues, port->conf.device, layout->max, layout->n);
 	return 0;
 }
 
@@ -123,6 +135,7 @@ static int configure(struct dvmq_port *port, const struct rte_eth_dev_info *info
 {
 	struct rte_eth_conf conf = {.intr_conf.rxq = 1};
 	bool tap = strcmp(info->driver_name, "net_tap") == 0; /* as many TX as RX queues, or it refuses */
+	unsigned n_rxq = port->rx.n_eth;
 	unsigned wanted = tap ? port->conf.queues : dvmq_n_workers + 1;
 	int ret;
 
@@ -134,30 +147,41 @@ static int configure(struct dvmq_port *port, const struct rte_eth_dev_info *info
 		conf.rx_adv_conf.rss_conf.rss_hf = info->flow_type_rss_offloads &
 						   (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP);
 	}
+	if (mode == DVMQ_RX_VMDQ)
+		dvmq_vmdq_conf(info, &port->rx, &conf);
 	port->n_txq = RTE_MIN(RTE_MIN(wanted, info->max_tx_queues), (unsigned)DVMQ_MAX_TXQ);
-	ret = rte_eth_dev_configure(port->eth_id, port->conf.queues, port->n_txq, &conf);
+	ret = rte_eth_dev_configure(port->eth_id, n_rxq, port->n_txq, &conf);
 	if (ret == -ENOTSUP || ret == -EINVAL) { /* no RX interrupts */
 		conf.intr_conf.rxq = 0;
-		ret = rte_eth_dev_configure(port->eth_id, port->conf.queues, port->n_txq, &conf);
+		ret = rte_eth_dev_configure(port->eth_id, n_rxq, port->n_txq, &conf);
 	}
 	if (ret == 0)
 		return 0;
 	return dvmq_fail(err, -ret, "%s: %s refuses %u RX and %u TX queues: %s", port->conf.name, port->conf.device,
-			 port->conf.queues, port->n_txq, rte_strerror(-ret));
+			 n_rxq, port->n_txq, rte_strerror(-ret));
 }
 
-static int set_up_queues(struct dvmq_port *port, struct dvmq_err *err)
+static bool is_used(const struct dvmq_rx_layout *layout, unsigned eth_queue)
 {
+	return eth_queue == 0 || (eth_queue >= layout->first && (eth_queue - layout->first) % layout->stride == 0);
+}
+
+static int set_up_queues(struct dvmq_port *port, const struct rte_eth_dev_info *info, enum dvmq_rx_mode mode,
+			 struct dvmq_err *err)
+{
+	struct rte_eth_rxconf rx = info->default_rxconf;
 	uint16_t n_rxd = RING_SIZE, n_txd = RING_SIZE;
 	unsigned socket = node_of(port->numa);
 	int ret = rte_eth_dev_adjust_nb_rx_tx_desc(port->eth_id, &n_rxd, &n_txd);
 
+	rx.rx_drop_en |= mode == DVMQ_RX_VMDQ; /* a pool whose VM is slow must not hold up the others */
 	if (ret == 0)
 		ret = make_rx_pool(port, n_rxd, err);
 	if (ret < 0)
 		return ret;
-	for (unsigned i = 0; ret == 0 && i < port->conf.queues; i++)
-		ret = rte_eth_rx_queue_setup(port->eth_id, i, n_rxd, socket, NULL, port->pool);
+	for (unsigned i = 0; ret == 0 && i < port->rx.n_eth; i++)
+		ret = rte_eth_rx_queue_setup(port->eth_id, i, is_used(&port->rx, i) ? n_rxd : UNUSED_RING, socket, &rx,
+					     port->pool);
 	for (unsigned i = 0; ret == 0 && i < port->n_txq; i++)
 		ret = rte_eth_tx_queue_setup(port->eth_id, i, n_txd, socket, NULL);
 	if (ret < 0)
@@ -213,7 +237,7 @@ static int set_up(struct dvmq_port *port, const struct rte_eth_dev_info *info, e
 	int ret = configure(port, info, mode, err);
 
 	if (ret == 0)
-		ret = set_up_queues(port, err);
+		ret = set_up_queues(port, info, mode, err);
 	if (ret == 0)
 		ret = start(port, err);
 	return ret;
@@ -222,6 +246,7 @@ static int set_up(struct dvmq_port *port, const struct rte_eth_dev_info *info, e
 int dvmq_ethdev_open(struct dvmq_port *port, enum dvmq_rx_mode mode, struct dvmq_err *err)
 {
 	struct rte_eth_dev_info info;
+	struct dvmq_rx_layout layout;
 	bool again = port->registered;
 	int ret = again ? 0 : find_device(port, err);
 
@@ -236,15 +261,19 @@ int dvmq_ethdev_open(struct dvmq_port *port, enum dvmq_rx_mode mode, struct dvmq
 		ret = dvmq_fail(err, -ret, "%s: %s tells nothing of itself: %s", port->conf.name, port->conf.device,
 				rte_strerror(-ret));
 	if (ret == 0)
-		ret = check(port, &info, mode, err);
+		ret = lay_out(port, &info, mode, &layout, err);
 	if (ret == -ENOTSUP && again)
 		return ret; /* it goes on as it is */
 	if (ret == 0 && again)
 		ret = stop_again(port);
-	if (ret == 0)
+	if (ret == 0) {
+		port->rx = layout;
 		ret = set_up(port, &info, mode, err);
+	}
 	if (ret < 0)
 		dvmq_ethdev_close(port);
+	if (ret < 0 && mode == DVMQ_RX_VMDQ)
+		ret = -ENOTSUP; /* it may be able to do something else */
 	port->rx_mode = mode;
 	return ret;
 }

@@ -10,6 +10,7 @@
 
 static const struct dvmq_steer_ops *const backends[] = { /* in the order in which auto tries them; the last can always */
 	&dvmq_steer_flow,
+	&dvmq_steer_vmdq,
 	&dvmq_steer_software,
 };
 
@@ -26,12 +27,16 @@ static const struct dvmq_steer_ops *named(enum dvmq_steering steering)
 static int choose_named(struct dvmq_port *uplink, struct dvmq_err *err)
 {
 	const struct dvmq_steer_ops *ops = uplink->steer->ops;
-	int ret = dvmq_ethdev_open(uplink, ops->rx_mode, err);
 	struct dvmq_err why;
+	int ret = dvmq_ethdev_open(uplink, ops->rx_mode, &why);
 
 	snprintf(uplink->steer->reason, sizeof(uplink->steer->reason), "set in the configuration");
-	if (ret < 0 || ops->probe == NULL || ops->probe(uplink, &why) == 0)
+	if (ret < 0 && ret != -ENOTSUP) {
+		*err = why;
 		return ret;
+	}
+	if (ret == 0 && (ops->probe == NULL || ops->probe(uplink, &why) == 0))
+		return 0;
 	return dvmq_fail(err, ENOTSUP, "uplink %s: steering = %s: %s; use steering = auto or software", uplink->conf.name,
 			 dvmq_steering_name(ops->steering), why.text);
 }
@@ -45,10 +50,6 @@ static int choose(struct dvmq_port *uplink, struct dvmq_err *err)
 	steer->ops = named(uplink->conf.steering);
 	if (steer->ops != NULL)
 		return choose_named(uplink, err);
-	if (uplink->conf.steering == DVMQ_STEER_VMDQ)
-		return dvmq_fail(err, ENOTSUP,
-				 "uplink %s: this build has no VMDq backend; use steering = auto, flow, static or software",
-				 uplink->conf.name);
 	for (unsigned i = 0; i < sizeof(backends) / sizeof(backends[0]); i++) {
 		steer->ops = backends[i];
 		ret = dvmq_ethdev_open(uplink, steer->ops->rx_mode, err);
