@@ -41,8 +41,8 @@ struct sim_input {
 /* What a planner sees and changes, and what is counted about it. */
 struct sim {
 	unsigned n_cores, n_queues;
-	double now_ms;
-	uint64_t random; /* state of sim_random() */
+	double now_ms, phase_ms; /* phase: of all periods of the planners, against the scenario's */
+	uint64_t random;	 /* state of sim_random() */
 	double demand[SIM_QUEUES_MAX];
 	unsigned core[SIM_QUEUES_MAX];
 	uint32_t group[SIM_QUEUES_MAX];
@@ -104,6 +104,7 @@ struct sim_result {
 	double *moved; /* per trial: share of the queues */
 	/* over time */
 	double overload;	    /* share of active core time with more demand than a core has */
+	double left;		    /* that part of it which the planner had seen and left */
 	double mean_cores;	    /* active */
 	double fewest_cores;	    /* that carry the load when each is filled to target */
 	double moves_per_s, undone; /* undone: share of the moves */

@@ -26,15 +26,17 @@ static double consumed(const struct sim *sim, unsigned queue)
 	return load > 1 ? sim->demand[queue] / load : sim->demand[queue];
 }
 
+/* Nobody's clock is in step with the load's. */
 static bool due(const struct sim *sim, double period_ms)
 {
-	return fmod(sim->now_ms, period_ms) == 0;
+	return fmod(sim->now_ms + sim->phase_ms, period_ms) == 0;
 }
 
 /* ------------------------------------------------------------ dvmq */
 
 struct own {
 	struct dvmq_balance *balance;
+	enum dvmq_core_wish wish; /* for all cores */
 	struct dvmq_balance_core cores[SIM_CORES_MAX];
 	struct dvmq_balance_queue queues[SIM_QUEUES_MAX];
 };
@@ -61,6 +63,15 @@ static void *own_begin(struct sim *sim)
 	return own;
 }
 
+static void *awake_begin(struct sim *sim)
+{
+	struct own *own = own_begin(sim);
+
+	if (own)
+		own->wish = DVMQ_CORE_KEEP_ACTIVE;
+	return own;
+}
+
 static void own_plan(struct sim *sim, struct own *own, enum dvmq_loop loop, uint32_t max_moves)
 {
 	struct dvmq_snapshot snapshot = {.now_ms = sim->now_ms,
@@ -72,8 +83,12 @@ static void own_plan(struct sim *sim, struct own *own, enum dvmq_loop loop, uint
 	double start;
 
 	for (unsigned i = 0; i < sim->n_cores; i++)
-		own->cores[i] = (struct dvmq_balance_core){
-		    .id = i, .numa = 0, .sibling = -1, .state = sim->active[i] ? DVMQ_CORE_ACTIVE : DVMQ_CORE_PARKED};
+		own->cores[i] =
+		    (struct dvmq_balance_core){.id = i,
+					       .numa = 0,
+					       .sibling = -1,
+					       .state = sim->active[i] ? DVMQ_CORE_ACTIVE : DVMQ_CORE_PARKED,
+					       .wish = own->wish};
 	for (unsigned i = 0; i < sim->n_queues; i++) {
 		double over = sim->load[sim->core[i]] - 1;
 
@@ -159,7 +174,7 @@ static int larger(const void *a, const void *b)
 		      : (*(const unsigned *)a > *(const unsigned *)b) - (*(const unsigned *)a < *(const unsigned *)b);
 }
 
-/* Where each queue would go: the largest first, each to the emptiest of the first n cores. */
+/* Where each queue would go: the largest first, each to the emptiest of the first n cores; idle ones in turn. */
 static void assign(const struct sim *sim, const double *size, unsigned n_cores, unsigned *core, double *load)
 {
 	static unsigned order[SIM_QUEUES_MAX];
@@ -175,6 +190,8 @@ static void assign(const struct sim *sim, const double *size, unsigned n_cores, 
 		for (unsigned c = 1; c < n_cores; c++)
 			if (load[c] < load[best])
 				best = c;
+		if (size[order[i]] <= 0)
+			best = order[i] % n_cores;
 		core[order[i]] = best;
 		load[best] += size[order[i]];
 	}
@@ -193,15 +210,12 @@ static void *lpt_begin(struct sim *sim)
 	return &nothing;
 }
 
-static void lpt_step(struct sim *sim, void *state, bool now)
+static void lpt_decide(struct sim *sim, bool now)
 {
 	static unsigned core[SIM_QUEUES_MAX];
 	double load[SIM_CORES_MAX], total = 0, start = sim_cpu_us();
 	unsigned n = sim->n_cores;
 
-	(void)state;
-	if (!now && !due(sim, 50))
-		return;
 	for (unsigned i = 0; i < sim->n_queues; i++)
 		total += sim->demand[i];
 	if (!now)
@@ -214,6 +228,19 @@ static void lpt_step(struct sim *sim, void *state, bool now)
 		sim_move(sim, i, core[i]);
 	for (unsigned i = n; i < sim->n_cores; i++)
 		sim_set_active(sim, i, false);
+}
+
+static void lpt_step(struct sim *sim, void *state, bool now)
+{
+	(void)state;
+	if (now || due(sim, 50))
+		lpt_decide(sim, now);
+}
+
+static void ideal_step(struct sim *sim, void *state, bool now)
+{
+	(void)state;
+	lpt_decide(sim, now);
 }
 
 /* ------------------------------------------------------------ OVS: PMD auto load balance */
@@ -415,6 +442,7 @@ static void optimum_step(struct sim *sim, void *state, bool now)
 
 const struct sim_planner sim_planners[] = {
     {"dvmq", "the planner of the daemon", own_begin, own_step, own_end},
+    {"dvmq-awake", "the same, with every core kept active", awake_begin, own_step, own_end},
     {"static", "static VMQ: a core per queue first come, first served, the rest on the default queue's core",
      static_begin, fixed_step, nothing_end},
     {"roundrobin", "queues to cores in turn, fixed", robin_begin, fixed_step, nothing_end},
@@ -422,6 +450,8 @@ const struct sim_planner sim_planners[] = {
      ovs_step, free},
     {"rss++", "RSS++: every 100 ms, by consumed cycles, target 0.8", lpt_begin, rsspp_step, nothing_end},
     {"lpt", "largest first to the emptiest core, from scratch every 50 ms, by demand", lpt_begin, lpt_step,
+     nothing_end},
+    {"ideal", "lpt every ms: what a reaction of 1 ms can reach when moves cost nothing", lpt_begin, ideal_step,
      nothing_end},
     {"optimum", "the exact optimum; one decision, at most 16 queues", lpt_begin, optimum_step, nothing_end},
     {0},

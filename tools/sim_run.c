@@ -101,6 +101,7 @@ static void begin(const struct sim_job *job, struct sim *sim, unsigned trial)
 	sim->random = (job->seed + 1) * 0x9E3779B97F4A7C15ull + (trial + 1) * 0xD1B54A32D192ED03ull;
 	for (unsigned i = 0; i < 8; i++)
 		sim_random(sim);
+	sim->phase_ms = floor(100 * sim_random(sim));
 	dvmq_balance_defaults(&sim->params);
 	for (unsigned i = 0; i < sim->n_queues; i++) {
 		sim->moved_ms[i] = NAN;
@@ -149,18 +150,26 @@ static void run_once(struct sim *sim, const struct sim_planner *planner, void *s
 }
 
 struct sums {
-	double overload, cores, fewest, ticks;
+	double overload, left, cores, fewest, ticks;
 };
+
+static unsigned count_overloaded(const struct sim *sim)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < sim->n_cores; i++)
+		n += sim->load[i] > 1 + 1e-9;
+	return n;
+}
 
 /* One millisecond into the sums. */
 static void count_tick(const struct sim *sim, struct sums *sums)
 {
 	double total = 0;
 
-	for (unsigned i = 0; i < sim->n_cores; i++) {
+	for (unsigned i = 0; i < sim->n_cores; i++)
 		total += sim->load[i];
-		sums->overload += sim->load[i] > 1 + 1e-9;
-	}
+	sums->overload += count_overloaded(sim);
 	sums->cores += sim->n_active;
 	sums->fewest += fmin(sim->n_cores, fmax(1, ceil(total / sim->params.target - 1e-6)));
 	sums->ticks++;
@@ -186,6 +195,7 @@ static void run_time(const struct sim_job *job, struct sim *sim, const struct si
 			result->sample_max[result->n_samples++] = max_load(sim);
 		}
 		planner->step(sim, state, false);
+		sums->left += count_overloaded(sim);
 	}
 }
 
@@ -224,6 +234,7 @@ static int run_planner(const struct sim_job *job, struct sim *sim, const struct 
 	result->n_decisions = sim->n_decisions;
 	if (!once) {
 		result->overload = sums.overload / sums.cores;
+		result->left = sums.left / sums.cores;
 		result->mean_cores = sums.cores / sums.ticks;
 		result->fewest_cores = sums.fewest / sums.ticks;
 		result->moves_per_s = moves / (sums.ticks / 1000);

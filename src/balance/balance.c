@@ -35,6 +35,7 @@ struct history {
 	unsigned need[WINDOW + 1]; /* most cores needed, per part of hold_ms */
 	unsigned long part;	   /* part of the newest entry */
 	double uneven_ms;	   /* clock since which the load has been uneven, < 0: it is not */
+	double hopeless_ms;	   /* clock until which the fast loop does not search for more than one move */
 	unsigned n_streaks;
 };
 
@@ -118,6 +119,7 @@ void dvmq_balance_free(struct dvmq_balance *balance)
 	free(balance->work.kept);
 	free(balance->work.sizes);
 	free(balance->work.slots);
+	free(balance->work.origins);
 	free(balance->moves);
 	free(balance->activate);
 	free(balance->park);
@@ -167,7 +169,7 @@ static int grow(struct dvmq_balance *b, const struct dvmq_snapshot *s)
 		n_slots *= 2;
 	if (n_slots > w->n_slots) {
 		w->n_slots = 0;
-		if (!renew(&w->slots, n_slots, sizeof(*w->slots)))
+		if (!renew(&w->slots, n_slots, sizeof(*w->slots)) || !renew(&w->origins, n_slots, sizeof(*w->origins)))
 			return -ENOMEM;
 		w->n_slots = n_slots;
 	}
@@ -426,12 +428,15 @@ static bool level_pair(struct work *w, int c, int only, bool settled, unsigned n
 		if (settled && age >= 0 && age < w->params->cooldown_ms)
 			continue;
 		for (unsigned d = 0; d < w->n_cores; d++) {
-			double score;
+			double score, cost;
 
 			if ((int)d == c || !w->cores[d].open || (only != NONE && only != (int)d))
 				continue;
-			score =
-			    fmax(load - q->demand, w->cores[d].load + q->demand) + fmax(0, dvmq_work_cost(w, q, c, d));
+			cost = dvmq_work_cost(w, q, c, d);
+			/* There is no other way left: it may be taken back. */
+			if ((int)d == q->left)
+				cost -= BACK_COST;
+			score = fmax(load - q->demand, w->cores[d].load + q->demand) + fmax(0, cost);
 			/* Little is not worth a move; but of a core far above, one queue can take only itself. */
 			if (score < best.score && load - score >= fmin(GAIN_MIN * load, q->demand / 2))
 				best = (struct step){w->list[i], d, score};
@@ -477,39 +482,6 @@ static bool relieve(struct dvmq_balance *b, int c)
 	b->stands = !overloaded;
 	dvmq_work_place(w, step.queue, step.to);
 	return true;
-}
-
-/* Returns why nothing was done, or NULL. */
-static const char *fast(struct dvmq_balance *b, bool dry)
-{
-	struct work *w = &b->work;
-	bool any = false;
-
-	find_backlogs(b, dry);
-	if (w->limit == 0)
-		return "no move allowed";
-	w->limit = 1;
-	dvmq_repair_drain(w, NONE);
-	if (w->moved > 0)
-		return NULL;
-	for (;;) {
-		int worst = NONE;
-
-		for (unsigned i = 0; i < w->n_cores; i++) {
-			const struct core *c = &w->cores[i];
-
-			if (c->active && (c->tried || c->load > w->params->high) &&
-			    (worst == NONE || c->load > w->cores[worst].load) && c->level == 0)
-				worst = i;
-		}
-		if (worst == NONE)
-			return any ? "no move or wake-up would relieve the overloaded core"
-				   : "no core above high, no standing backlog";
-		any = true;
-		w->cores[worst].level = 1; /* looked at */
-		if (relieve(b, worst))
-			return NULL;
-	}
 }
 
 /* ------------------------------------------------------------ slow loop */
@@ -598,6 +570,41 @@ static void grow_cores(struct dvmq_balance *b)
 	while (count_open(w) < fill && (core = pick_parked(w, main_node(w, hottest(w)))) != NONE)
 		activate(b, core, "load %.2f does not fit below high %.2f on %u cores", w->total, w->params->high,
 			 count_open(w));
+}
+
+/* Wakes what the load needs and repairs until no core is above high, or no core is left to wake. */
+static void end_overload(struct dvmq_balance *b, double floor)
+{
+	struct work *w = &b->work;
+	int hot_core, core;
+
+	repair(b, floor);
+	while ((hot_core = hottest(w)) != NONE && w->moved < w->limit) {
+		core = pick_parked(w, main_node(w, hot_core));
+		if (core == NONE)
+			break;
+		activate(b, core, "core %u stays at %.2f, above high %.2f", w->cores[hot_core].id,
+			 w->cores[hot_core].load, w->params->high);
+		repair(b, floor);
+	}
+}
+
+/*
+ * What one move does not end: several cores above high, or one with many small
+ * queues.  Not again for slow_ms where it did not help: there is more load than
+ * cores, or queues that do not move, and the search takes its time.
+ */
+static void end_wide_overload(struct dvmq_balance *b)
+{
+	struct history *h = &b->history;
+	struct work *w = &b->work;
+
+	if (hottest(w) == NONE || h->clock_ms < h->hopeless_ms)
+		return;
+	grow_cores(b);
+	end_overload(b, w->params->target);
+	if (hottest(w) != NONE)
+		h->hopeless_ms = h->clock_ms + w->params->slow_ms;
 }
 
 /* Whether parking this core keeps the others below high - margin; if so the working copy is left with it empty. */
@@ -689,16 +696,7 @@ static const char *slow(struct dvmq_balance *b, uint32_t max_moves)
 	grow_cores(b);
 	if (uneven(b, &floor) || b->n_activate > growth) {
 		before = w->moved;
-		repair(b, floor);
-		while (hottest(w) != NONE && w->moved < w->limit) {
-			int hot_core = hottest(w), core = pick_parked(w, main_node(w, hot_core));
-
-			if (core == NONE)
-				break;
-			activate(b, core, "core %u stays at %.2f, above high %.2f", w->cores[hot_core].id,
-				 w->cores[hot_core].load, w->params->high);
-			repair(b, floor);
-		}
+		end_overload(b, floor);
 		if (w->moved == before)
 			calm =
 			    w->moved >= w->limit ? "the budget of moves is spent" : "no move lowers the busiest core";
@@ -714,6 +712,43 @@ static const char *slow(struct dvmq_balance *b, uint32_t max_moves)
 	}
 	h->slow_started = true;
 	return w->moved > 0 || b->n_activate > 0 ? NULL : why ? why : calm;
+}
+
+/* Returns why nothing was done, or NULL. */
+static const char *fast(struct dvmq_balance *b, bool dry)
+{
+	struct work *w = &b->work;
+	unsigned limit = w->limit;
+	bool any = false;
+
+	find_backlogs(b, dry);
+	if (w->limit == 0)
+		return "no move allowed";
+	w->limit = 1;
+	dvmq_repair_drain(w, NONE);
+	if (w->moved > 0)
+		return NULL;
+	for (;;) {
+		int worst = NONE;
+
+		for (unsigned i = 0; i < w->n_cores; i++) {
+			const struct core *c = &w->cores[i];
+
+			if (c->active && (c->tried || c->load > w->params->high) &&
+			    (worst == NONE || c->load > w->cores[worst].load) && c->level == 0)
+				worst = i;
+		}
+		if (worst == NONE)
+			return any ? "no move or wake-up would relieve the overloaded core"
+				   : "no core above high, no standing backlog";
+		any = true;
+		w->cores[worst].level = 1; /* looked at */
+		if (relieve(b, worst)) {
+			w->limit = limit;
+			end_wide_overload(b);
+			return NULL;
+		}
+	}
 }
 
 /* ------------------------------------------------------------ plan */
@@ -878,5 +913,8 @@ int dvmq_balance_plan(struct dvmq_balance *b, const struct dvmq_snapshot *snapsh
 		b->history.tokens = fmax(b->history.tokens, fmin(before.tokens, -move_rate(b)));
 	if (dry)
 		b->history = before;
+	for (unsigned i = 0; i < ret_plan->n_moves && !dry; i++)
+		*dvmq_work_origin(w, ret_plan->moves[i].queue) =
+		    (struct origin){true, ret_plan->moves[i].queue, ret_plan->moves[i].from};
 	return 0;
 }

@@ -30,6 +30,7 @@
 #define AFFINITY_GAIN 0.02   /* what a VM mate on the core is worth when two places serve equally; in cores */
 #define SETTLE_MS     1000.0 /* a queue that moved within this time moves again only for want of others; ms */
 #define RECENT_COST   0.05   /* what such a move costs in the fit, in cores */
+#define BACK_COST     0.50   /* what it costs if it would take the queue back where it came from, in cores */
 #define NODES_MAX     64     /* nodes above this one count as unknown */
 #define EPSILON	      1e-9
 
@@ -67,6 +68,14 @@ struct queue {
 	bool fixed;	/* pinned, or cooling down */
 	bool pinned;
 	bool recent; /* moved within SETTLE_MS: rather another one, so that moves are not undone */
+	int left;    /* if so, index of the core it came from, as far as that is known; else NONE */
+};
+
+/* Where a queue was before its last move. */
+struct origin {
+	bool known;
+	uint32_t queue;
+	unsigned core;
 };
 
 struct work {
@@ -74,11 +83,12 @@ struct work {
 	const struct dvmq_balance_params *params;
 	struct core *cores;
 	struct queue *queues;
-	int *list;     /* n_queues: the queues of the core in hand, largest first */
-	int *saved;    /* n_queues: an assignment to come back to */
-	int *kept;     /* n_queues: the best one so far */
-	double *sizes; /* 2 x n_queues: demands in order, scratch of the bound and of the search */
-	int *slots;    /* hash tables: core id, group */
+	int *list;		/* n_queues: the queues of the core in hand, largest first */
+	int *saved;		/* n_queues: an assignment to come back to */
+	int *kept;		/* n_queues: the best one so far */
+	double *sizes;		/* 2 x n_queues: demands in order, scratch of the bound and of the search */
+	int *slots;		/* hash tables: core id, group */
+	struct origin *origins; /* n_slots, by queue id; part of the history.  What shares a slot is forgotten */
 	unsigned n_slots;
 	unsigned n_cores, n_queues;
 	unsigned n_active;
@@ -95,6 +105,7 @@ void dvmq_work_place(struct work *w, int queue, int core);
 void dvmq_work_open(struct work *w, int core);
 void dvmq_work_save(const struct work *w, int *assignment);
 void dvmq_work_restore(struct work *w, const int *assignment);
+struct origin *dvmq_work_origin(const struct work *w, uint32_t queue);
 int dvmq_work_find_core(const struct work *w, unsigned id);
 double dvmq_work_max(const struct work *w);
 double dvmq_work_largest(struct work *w, int core);

@@ -76,7 +76,7 @@ static int best_fit(struct work *w, int queue, double relief, double *ret_score)
 static int emptiest(struct work *w, int queue, double large)
 {
 	const struct queue *q = &w->queues[queue];
-	double best = INFINITY;
+	double best = INFINITY, mean = w->total / w->n_queues;
 	int found = NONE;
 
 	dvmq_work_mark_mates(w, queue, true);
@@ -87,6 +87,8 @@ static int emptiest(struct work *w, int queue, double large)
 			continue;
 		score = w->cores[i].load + (q->core == NONE ? 0 : dvmq_work_cost(w, q, q->core, i)) -
 			(w->cores[i].mates ? AFFINITY_GAIN : 0);
+		if (q->demand < mean / 4)
+			score += w->cores[i].count * mean;
 		if (score < best) {
 			best = score;
 			found = i;

@@ -11,6 +11,11 @@ static unsigned hash(unsigned key, unsigned n_slots)
 	return (key * 2654435761u) & (n_slots - 1); /* Knuth's multiplicative hash; n_slots is a power of two */
 }
 
+struct origin *dvmq_work_origin(const struct work *w, uint32_t queue)
+{
+	return &w->origins[hash(queue, w->n_slots)];
+}
+
 int dvmq_work_find_core(const struct work *w, unsigned id)
 {
 	for (unsigned i = hash(id, w->n_slots); w->slots[i] != NONE; i = (i + 1) & (w->n_slots - 1))
@@ -104,6 +109,7 @@ static void load_queues(struct work *w)
 				    .numa = from->numa,
 				    .core = NONE,
 				    .home = core,
+				    .left = NONE,
 				    .mate = NONE};
 		q->pinned = from->pinned && core != NONE;
 		q->fixed = q->pinned;
@@ -120,9 +126,12 @@ static void load_queues(struct work *w)
 		w->cores[i].before = w->cores[i].load;
 	for (unsigned i = 0; i < w->n_queues; i++) {
 		const struct queue *q = &w->queues[i];
+		const struct origin *origin = dvmq_work_origin(w, q->id);
 		double age = s->queues[i].age_ms;
 
 		w->queues[i].recent = age >= 0 && age < SETTLE_MS;
+		if (w->queues[i].recent && origin->known && origin->queue == q->id)
+			w->queues[i].left = dvmq_work_find_core(w, origin->core);
 		/* Cooling down, unless its core is overloaded or goes. */
 		if (q->home != NONE && !w->cores[q->home].leaving && age >= 0 && age < w->params->cooldown_ms &&
 		    w->cores[q->home].load <= w->params->high)
@@ -319,12 +328,13 @@ static double crowded(const struct work *w, const struct core *c)
 	return SMT_COST * (load < 1 ? load : 1);
 }
 
-/* What a queue needs more on one core than on another, in cores; negative: less. */
+/* What a queue needs more on one core than on another, in cores, and what it costs to undo a move; negative: less. */
 double dvmq_work_cost(const struct work *w, const struct queue *q, int from, int to)
 {
 	const struct core *a = &w->cores[from], *b = &w->cores[to];
 
-	return q->demand * (remote(w, q, b) - remote(w, q, a) + crowded(w, b) - crowded(w, a));
+	return q->demand * (remote(w, q, b) - remote(w, q, a) + crowded(w, b) - crowded(w, a)) +
+	       (to == q->left ? BACK_COST : 0);
 }
 
 /* Counts the VM mates of a queue into struct core.mates, or takes that back. */
