@@ -410,10 +410,10 @@ static bool fit(struct work *w, int c, double cap, bool whole, unsigned n, struc
 	return best.queue != NONE;
 }
 
-/* Where nothing fits: the move that lowers the busier of its two cores most. */
+/* Where nothing fits: the move that lowers the busier of its two cores most, of several the one to the best place. */
 static bool level_pair(struct work *w, int c, int only, bool settled, unsigned n, struct step *ret_step)
 {
-	double load = w->cores[c].load;
+	double load = w->cores[c].load, least = 0;
 	struct step best = {NONE, NONE, load};
 
 	for (unsigned i = 0; i < n; i++) {
@@ -426,15 +426,19 @@ static bool level_pair(struct work *w, int c, int only, bool settled, unsigned n
 		if (settled && age >= 0 && age < w->params->cooldown_ms)
 			continue;
 		for (unsigned d = 0; d < w->n_cores; d++) {
-			double score;
+			double score, cost;
 
 			if ((int)d == c || !w->cores[d].open || (only != NONE && only != (int)d))
 				continue;
-			score =
-			    fmax(load - q->demand, w->cores[d].load + q->demand) + fmax(0, dvmq_work_cost(w, q, c, d));
+			cost = dvmq_work_cost(w, q, c, d);
+			score = fmax(load - q->demand, w->cores[d].load + q->demand) + fmax(0, cost);
+			if (score > best.score || (score == best.score && cost >= least))
+				continue;
 			/* Little is not worth a move; but of a core far above, one queue can take only itself. */
-			if (score < best.score && load - score >= fmin(GAIN_MIN * load, q->demand / 2))
+			if (load - score >= fmin(GAIN_MIN * load, q->demand / 2)) {
 				best = (struct step){w->list[i], d, score};
+				least = cost;
+			}
 		}
 	}
 	*ret_step = best;
