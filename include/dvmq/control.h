@@ -82,6 +82,7 @@ bool dvmq_balancer_automatic(void);
 const char *dvmq_balancer_verdict(void); /* why the last plan did what it did, also nothing */
 const struct dvmq_balance_params *dvmq_balancer_params(void);
 enum dvmq_core_wish dvmq_core_wish_of(const struct dvmq_worker *worker);
+int dvmq_core_sibling_of(const struct dvmq_worker *worker); /* core of the other thread of its physical core, or -1 */
 
 /* --- trace.c: "save trace" --- */
 

@@ -412,10 +412,10 @@ static bool fit(struct work *w, int c, double cap, bool whole, unsigned n, struc
 	return best.queue != NONE;
 }
 
-/* Where nothing fits: the move that lowers the busier of its two cores most. */
+/* Where nothing fits: the move that lowers the busier of its two cores most, of several the one to the best place. */
 static bool level_pair(struct work *w, int c, int only, bool settled, unsigned n, struct step *ret_step)
 {
-	double load = w->cores[c].load;
+	double load = w->cores[c].load, least = 0;
 	struct step best = {NONE, NONE, load};
 
 	for (unsigned i = 0; i < n; i++) {
@@ -437,9 +437,13 @@ static bool level_pair(struct work *w, int c, int only, bool settled, unsigned n
 			if ((int)d == q->left)
 				cost -= BACK_COST;
 			score = fmax(load - q->demand, w->cores[d].load + q->demand) + fmax(0, cost);
+			if (score > best.score || (score == best.score && cost >= least))
+				continue;
 			/* Little is not worth a move; but of a core far above, one queue can take only itself. */
-			if (score < best.score && load - score >= fmin(GAIN_MIN * load, q->demand / 2))
+			if (load - score >= fmin(GAIN_MIN * load, q->demand / 2)) {
 				best = (struct step){w->list[i], d, score};
+				least = cost;
+			}
 		}
 	}
 	*ret_step = best;

@@ -25,27 +25,37 @@ static struct dvmq_balance_core cores[DVMQ_MAX_WORKERS];   /* by worker index */
 static struct dvmq_balance_queue queues[DVMQ_MAX_QUEUES];
 static struct dvmq_queue *planned[DVMQ_MAX_QUEUES];         /* what stands behind them */
 
-/* The other hardware thread of a core's physical core, from sysfs; -1: none, or not ours. */
-static int sibling_of(unsigned cpu)
+#define SIBLINGS_TEXT 64
+
+/* The threads of a CPU's physical core as sysfs lists them: the same text for each of them.  "" if unknown. */
+static void read_siblings(int cpu, char text[SIBLINGS_TEXT])
 {
-	char path[96], text[64] = "";
-	unsigned a, b;
+	char path[96];
 	FILE *f;
 
-	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%u/topology/thread_siblings_list", cpu);
-	f = fopen(path, "r");
+	text[0] = 0;
+	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+	f = cpu >= 0 ? fopen(path, "r") : NULL;
 	if (f == NULL)
-		return -1;
-	if (fgets(text, sizeof(text), f) == NULL)
+		return;
+	if (fgets(text, SIBLINGS_TEXT, f) == NULL)
 		text[0] = 0;
 	fclose(f);
-	if (sscanf(text, "%u%*[,-]%u", &a, &b) != 2)
-		return -1;
-	b = a == cpu ? b : a;
+}
+
+/* Another worker on the same physical core, of several the first; the core of none: -1. */
+static void find_siblings(void)
+{
+	static char texts[DVMQ_MAX_WORKERS][SIBLINGS_TEXT];
+
 	for (unsigned i = 0; i < dvmq_n_workers; i++)
-		if (dvmq_workers[i]->cpu == (int)b)
-			return (int)dvmq_workers[i]->core;
-	return -1;
+		read_siblings(dvmq_workers[i]->cpu, texts[i]);
+	for (unsigned i = 0; i < dvmq_n_workers; i++) {
+		cores[i].sibling = -1;
+		for (unsigned k = 0; k < dvmq_n_workers && cores[i].sibling < 0; k++)
+			if (k != i && texts[i][0] != 0 && strcmp(texts[i], texts[k]) == 0)
+				cores[i].sibling = (int)cores[k].id;
+	}
 }
 
 static int distance(int a, int b, void *arg)
@@ -67,11 +77,11 @@ int dvmq_balancer_open(const struct dvmq_conf *conf, struct dvmq_err *err)
 		cores[i] = (struct dvmq_balance_core){
 			.id = w->core,
 			.numa = w->numa,
-			.sibling = sibling_of(w->cpu),
 			/* Without a balancer nobody would wake the others later. */
 			.state = i == 0 || !automatic ? DVMQ_CORE_ACTIVE : DVMQ_CORE_PARKED,
 		};
 	}
+	find_siblings();
 	return 0;
 }
 
@@ -247,6 +257,11 @@ const struct dvmq_balance_params *dvmq_balancer_params(void)
 enum dvmq_core_wish dvmq_core_wish_of(const struct dvmq_worker *worker)
 {
 	return cores[worker->index].wish;
+}
+
+int dvmq_core_sibling_of(const struct dvmq_worker *worker)
+{
+	return cores[worker->index].sibling;
 }
 
 int dvmq_set_queue_core(const char *name, unsigned core, struct dvmq_err *err)

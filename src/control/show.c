@@ -127,10 +127,12 @@ static json_t *core_json(const struct dvmq_worker *w)
 		[DVMQ_CORE_KEEP_PARKED] = "park",
 		[DVMQ_CORE_KEEP_ACTIVE] = "activate",
 	};
+	int sibling = dvmq_core_sibling_of(w);
 	json_t *o = json_object();
 
 	json_object_set_new(o, "core", json_integer(w->core));
 	json_object_set_new(o, "numa", json_integer(w->numa));
+	json_object_set_new(o, "sibling", sibling >= 0 ? json_integer(sibling) : json_null());
 	json_object_set_new(o, "state", json_string(state_name(w)));
 	json_object_set_new(o, "busy", number(dvmq_worker_load(w), 1e-4));
 	json_object_set_new(o, "queues", json_integer(atomic_load_explicit(&w->n_queues, memory_order_relaxed)));

@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <numa.h>
 #include <rte_cycles.h>
 #include <rte_lcore.h>
 #include <rte_pause.h>
@@ -37,6 +38,25 @@ static int open_descriptors(struct dvmq_worker *w)
 	return epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, w->wake_fd, &event);
 }
 
+/* The CPU of an lcore; -1: it has several.  (rte_lcore_to_cpu_id() is not it: that numbers the cores of a socket.) */
+static int cpu_of(unsigned core)
+{
+	rte_cpuset_t cpus = rte_lcore_cpuset(core);
+	int cpu = 0;
+
+	if (CPU_COUNT(&cpus) != 1)
+		return -1;
+	while (!CPU_ISSET(cpu, &cpus))
+		cpu++;
+	return cpu;
+}
+
+/* EAL takes the lcore for a CPU of that number, also where --lcores maps it to another one. */
+static int node_of(unsigned core, int cpu)
+{
+	return cpu >= 0 && numa_available() >= 0 ? numa_node_of_cpu(cpu) : (int)rte_lcore_to_socket_id(core);
+}
+
 struct dvmq_worker *dvmq_worker_new(unsigned core, unsigned index, unsigned max_queues, struct dvmq_err *err)
 {
 	struct dvmq_worker *w = aligned_alloc(64, sizeof(*w));
@@ -47,8 +67,8 @@ struct dvmq_worker *dvmq_worker_new(unsigned core, unsigned index, unsigned max_
 	memset(w, 0, sizeof(*w));
 	w->core = core;
 	w->index = index;
-	w->numa = rte_lcore_to_socket_id(core);
-	w->cpu = rte_lcore_to_cpu_id(core);
+	w->cpu = cpu_of(core);
+	w->numa = node_of(core, w->cpu);
 	w->wake_fd = w->epoll_fd = -1;
 	w->cycles_per_us = rte_get_tsc_hz() / 1000000;
 	w->stolen_cycles = w->cycles_per_us * STOLEN_US;

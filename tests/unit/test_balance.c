@@ -791,6 +791,14 @@ static void test_numa(void)
 	fast();
 	CU_ASSERT_EQUAL(plan.n_moves, 6);
 	CU_ASSERT_EQUAL(plan.moves[0].to, 1);
+	/* Where it fits nowhere, it still goes home rather than to another core of a far node. */
+	begin(3, 3);
+	cores[2].numa = 1;
+	for (unsigned i = 0; i < 2; i++)
+		add(0, 0.95)->numa = 1;
+	fast();
+	CU_ASSERT_EQUAL(plan.n_moves, 1);
+	CU_ASSERT_EQUAL(plan.moves[0].to, 2);
 	/* Unknown nodes, and nodes beyond reason. */
 	begin(2, 2);
 	cores[0].numa = -1;
