@@ -44,9 +44,11 @@ class Bench:
         self.rows = []
         self.serial = 0
 
-    def need_memory(self, sides, guests):
-        """Hugepages for so many switches and guests; without, all goes on with small pages."""
-        self.huge = self.huge and self.hugepages.want(sides * 170 + guests * 3 + 8)
+    def need_memory(self, sides):
+        """Hugepages for these switches and their guests; if there are not enough, all goes on with small pages."""
+        guests = sum(keys["role"] != "idle" for side in sides for _, keys in side.guests)
+        rings = sum(side.memif["tx"] + side.memif["rx"] for side in sides if side.memif)
+        self.huge = self.huge and self.hugepages.want(len(sides) * 170 + guests * 3 + rings * 2 + 8)
 
     def dvmqd(self, name, build=None):
         self.serial += 1

@@ -148,6 +148,8 @@ bool dvmq_memif_connect(struct dvmq_memif *memif)
 	memif->fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	setsockopt(memif->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
 	if (connect(memif->fd, (struct sockaddr *)&address, sizeof(address)) == 0 && introduce(memif)) {
+		for (unsigned i = 0; i < memif->n_rx; i++)
+			dvmq_ring_give(&memif->rx[i], memif->rx[i].limit); /* the server has set all indices to 0 */
 		atomic_store(&memif->up, true);
 		return true;
 	}

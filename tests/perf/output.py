@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 FIELDS = ["benchmark", "case", "side", "metric", "value", "low", "high", "unit", "note"]
-FORMAT = "{benchmark:12} {case:26} {side:14} {metric:22} {value:>11} {unit:14} {interval:22} {note}"
+FORMAT = "{benchmark:12} {case:25} {side:24} {metric:18} {value:>11} {unit:14} {interval:22} {note}"
 
 
 def number(value):

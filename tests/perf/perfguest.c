@@ -545,10 +545,8 @@ static void add_memif(char *text)
 	memif->n_tx = s.tx;
 	memif->n_rx = s.rx;
 	dvmq_memif_open(memif, s.slots, dvmq_opt.huge);
-	for (unsigned i = 0; i < s.rx; i++) {
-		dvmq_ring_give(&memif->rx[i], memif->rx[i].limit);
+	for (unsigned i = 0; i < s.rx; i++)
 		add_actor(&s, &memif->rx[i], NULL, DVMQ_RECEIVE);
-	}
 	for (unsigned i = 0; i < senders;
 	     i++) { /* the last rings, so that queue 0 of several stays for what has none */
 		struct spec one = s;

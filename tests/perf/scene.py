@@ -182,10 +182,13 @@ class Side:
     def memif_uplink(self, numbers, **keys):
         """An uplink whose traffic perfguest makes: queue i has that of the i-th of the guests."""
         path = self.socket("uplink")
-        n_workers = len(self.workers or [0])
         self.uplink = (len(numbers), f"net_memif0,role=server,socket={path},socket-abstract=no,rsize=10", list(numbers))
-        self.memif = {"path": path, "side": self.name, "tx": len(numbers), "rx": n_workers + 1, "mac": NETWORK_MAC,
+        self.memif = {"path": path, "side": self.name, "tx": len(numbers), "rx": self.uplink_tx(), "mac": NETWORK_MAC,
                       "dst": "/".join(self.mac(n) for n in numbers), **keys}
+
+    def uplink_tx(self):
+        """TX queues that it has at its uplink."""
+        return 1
 
     def specs(self):
         def spec(keys):
@@ -212,6 +215,9 @@ class Dvmqd(Side):
     """A dvmqd."""
 
     memory = 320  # MiB
+
+    def uplink_tx(self):
+        return len(self.workers or [0]) + 1
 
     def config(self):
         workers = self.workers or [cpus()[1]]
