@@ -287,12 +287,13 @@ static void report(const struct dvmq_side *side)
 {
 	double seconds = (__rdtsc() - since.tsc) / dvmq_tsc_hz;
 
-	printf("{\"event\":\"report\",\"side\":\"%s\",\"seconds\":%.4f,\"given\":%lu,\"packets\":%lu,\"pps\":%.0f,"
+	printf("{\"event\":\"report\",\"side\":\"%s\",\"seconds\":%.4f,\"given\":%lu,\"packets\":%lu,\"under_way\":%ld,"
+	       "\"pps\":%.0f,"
 	       "\"throttled\":%lu,"
 	       "\"away\":%.4f,\"worst_us\":%.1f",
 	       side->name, seconds, given(side) - since.given, dvmq_passed(side) - since.passed,
-	       (dvmq_passed(side) - since.passed) / seconds, side->throttled, since.away / dvmq_tsc_hz / seconds,
-	       since.worst * 1e6 / dvmq_tsc_hz);
+	       (int64_t)(given(side) - dvmq_passed(side)), (dvmq_passed(side) - since.passed) / seconds,
+	       side->throttled, since.away / dvmq_tsc_hz / seconds, since.worst * 1e6 / dvmq_tsc_hz);
 	if (dvmq_opt.stamp)
 		printf(",\"lost\":%ld,\"reordered\":%lu,\"duplicated\":%lu,\"foreign\":%lu,\"p50_us\":%.3f,\"p99_us\":%"
 		       ".3f,"
