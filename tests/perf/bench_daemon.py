@@ -80,7 +80,7 @@ def latency(bench):
     rounds = 2 if bench.quick else 20
     for _ in range(bench.repeat):
         sides = [bench.dvmqd("A"), bench.dvmqd("A2"), bench.dvmqd("B", bench.base)]
-        if Testpmd.available():
+        if Testpmd.available(bench):
             sides.append(Testpmd(bench, "testpmd"))
         for side in sides:
             side.guest("reflect", count=0)

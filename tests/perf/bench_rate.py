@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import stats
-from scene import Failed, Scene, Testpmd, end_all
+from scene import Failed, Ovs, Scene, Testpmd, end_all
 
 MIXED = [64, 64, 64, 64, 64, 64, 64, 594, 594, 594, 594, 1514]  # 7:4:1, the simple IMIX
 
@@ -33,10 +33,13 @@ def pvp(side, n, sizes):
     side.capture_uplink(range(1, n + 1), sizes)
 
 
+PEERS = {"testpmd": Testpmd, "ovs": Ovs}
+
+
 def builds(bench):
-    """The sides of an A/B run: this build, the same again, the base, and testpmd."""
-    sides = [bench.dvmqd("A"), bench.dvmqd("A2"), bench.dvmqd("B", bench.base)]
-    return sides + ([Testpmd(bench, "testpmd")] if Testpmd.available() else [])
+    """The sides of an A/B run: this build, the same again, the base, and what else there is."""
+    return [bench.dvmqd("A"), bench.dvmqd("A2"), bench.dvmqd("B", bench.base)] + \
+        [peer(bench, name) for name, peer in PEERS.items() if peer.available(bench)]
 
 
 def take_turns(bench, sides, make, rounds, options=()):
@@ -66,12 +69,16 @@ def tell_sides(bench, name, case, starts, names):
 def tell_ratio(bench, name, case, starts, of, to, label):
     value, low, high, n = stats.ratio(starts, of, to)
     bench.row(name, case, label, "ratio", value, "x as fast", low, high, f"{n} rounds")
+    for state, some in stats.by_distance(starts).items():
+        value, low, high, n = stats.ratio(some, of, to)
+        if n >= 10:
+            bench.row(name, case, label, f"ratio, cores {state}", value, "x as fast", low, high, f"{n} rounds")
 
 
 def compare_builds(bench, name, case, make, sides=builds):
     starts, names = take_turns(bench, sides, make, 6 if bench.quick else 60)
     tell_sides(bench, name, case, starts, names)
-    for to, label in (("A2", "A to A again"), ("B", "A to base"), ("testpmd", "A to testpmd")):
+    for to, label in (("A2", "A to A again"), ("B", "A to base"), ("testpmd", "A to testpmd io"), ("ovs", "A to OVS")):
         if to in names:
             tell_ratio(bench, name, case, starts, "A", to, label)
 
@@ -165,6 +172,33 @@ def accounting(bench):
         shutil.rmtree(bare)
 
 
+def smoke(bench):
+    """whether it all works: two switches take turns, guests behind an uplink, latency, waking up; no figure means anything"""
+    def make(side):
+        v2v(side, 1, [64, 1514], credit=1)
+        side.guest("receive", 3)
+        side.guest("idle", 4, slots=64)
+        side.memif_uplink([3], rate=50000)
+    sides = [bench.dvmqd("A"), bench.dvmqd("A2")]
+    for side in sides:
+        make(side)
+    bench.need_memory(sides)
+    with Scene(bench, sides, "--stamp") as guests:
+        starts = [guests.turns(3, turn_ms=5, settle_ms=1)]
+        moved = sum(t["packets"] + t["discarded"] for turns in starts[0] for t in turns.values())
+        report = guests.ask("run A 100")
+        woken = guests.ask("wake A 3 500")
+        floor = guests.ask("floor 3 500")
+        queues = sides[0].ask("show queue all")
+    bench.row("smoke", "V2V", "A", "turns", len(starts[0]), "", note=f"{moved} windows and packets")
+    bench.row("smoke", "V2V and P2V", "A", "packets", report["packets"], "packets")
+    bench.row("smoke", "V2V and P2V", "A", "reordered", report["reordered"] + report["duplicated"], "packets")
+    bench.row("smoke", "latency", "A", "p50_us", report["p50_us"], "us", 0, report["max_us"])
+    bench.row("smoke", "wake", "A", "woken", woken["n"], "times")
+    bench.row("smoke", "wake", "blocked thread", "woken", floor["n"], "times")
+    bench.row("smoke", "show queue", "A", "queues", len(queues), "queues")
+
+
 def named(function, text):
     function.__doc__ = text
     return function
@@ -178,4 +212,5 @@ BENCHMARKS = {
     "idle-queues": idle_queues,
     "stuck": stuck,
     "accounting": accounting,
+    "smoke": smoke,
 }

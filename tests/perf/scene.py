@@ -292,9 +292,66 @@ class Testpmd(Side):
              "--forward-mode=io", "--no-flush-rx", "--total-num-mbufs=32768", "--stats-period=3600"],
             f"{self.directory}/switch.log", env={**os.environ, "XDG_RUNTIME_DIR": self.directory})
 
-    @staticmethod
-    def available():
+    @classmethod
+    def available(cls, _bench):
         return shutil.which("dpdk-testpmd") is not None
+
+
+class Ovs(Side):
+    """Open vSwitch with its DPDK datapath and one rule for each destination, which is the least that it can do."""
+
+    daemon = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
+    schema = "/usr/share/openvswitch/vswitch.ovsschema"
+
+    @classmethod
+    def available(cls, bench):
+        return bench.huge and os.path.exists(cls.daemon) and os.path.exists(cls.schema)
+
+    def run(self, *command, check=True):
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        if check and done.returncode != 0:
+            raise Failed(f"{' '.join(command)}: {done.stderr.strip()}")
+        return done.returncode == 0
+
+    def start(self):
+        d = self.directory
+        self.environment = {**os.environ, "OVS_RUNDIR": d, "OVS_DBDIR": d, "OVS_LOGDIR": d, "OVS_SYSCONFDIR": d,
+                            "XDG_RUNTIME_DIR": d}
+        guest, switch, _ = cpus()
+        log, database = f"{d}/switch.log", f"unix:{d}/db.sock"
+        self.run("ovsdb-tool", "create", f"{d}/conf.db", self.schema)
+        self.server = spawn(["ovsdb-server", f"{d}/conf.db", f"--remote=punix:{d}/db.sock"], log, env=self.environment)
+        while not os.path.exists(f"{d}/db.sock"):
+            time.sleep(0.02)
+        vsctl = ["ovs-vsctl", f"--db={database}", "--no-wait"]
+        self.run(*vsctl, "init")
+        self.run(*vsctl, "set", "Open_vSwitch", ".", "other_config:dpdk-init=true",
+                 f"other_config:dpdk-lcore-mask={1 << guest:#x}", f"other_config:pmd-cpu-mask={1 << switch:#x}",
+                 "other_config:dpdk-alloc-mem=256",
+                 f'other_config:dpdk-extra="--no-pci --in-memory --no-telemetry --file-prefix ovs{os.getpid()}"')
+        self.run(*vsctl, "add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
+        rules = []
+        if self.uplink:
+            self.run(*vsctl, "add-port", "br0", "up", "--", "set", "interface", "up", "type=dpdk", "ofport_request=100",
+                     f'options:dpdk-devargs="{self.uplink[1]}"', f"options:n_rxq={self.uplink[0]}")
+            rules.append(f"dl_dst={NETWORK_MAC},actions=output:100")
+        for i, (name, keys) in enumerate(self.guests):
+            self.run(*vsctl, "add-port", "br0", name, "--", "set", "interface", name, "type=dpdkvhostuserclient",
+                     f"ofport_request={i + 1}", f"options:vhost-server-path={keys['path']}")
+            rules.append(f"dl_dst={keys['mac']},actions=output:{i + 1}")
+        self.process = spawn(["taskset", "-c", str(guest), self.daemon, database], log, env=self.environment)
+        while not self.run("ovs-ofctl", "dump-ports-desc", "br0", check=False):
+            self.check()
+            time.sleep(0.05)
+        self.run("ovs-ofctl", "del-flows", "br0")
+        for rule in rules:
+            self.run("ovs-ofctl", "add-flow", "br0", rule)
+
+    def stop(self):
+        super().stop()
+        if getattr(self, "server", None) is not None:
+            end(self.server)
+            self.server = None
 
 
 class Guests:

@@ -4,7 +4,8 @@ import math
 import random
 import statistics
 
-FAR = 1.5  # turns of one round during which the cores' distance changed by more are not compared
+CHANGED = 1.5  # turns of one round between which the cores' distance changed by more are not compared
+FAR_NS = 150   # two cores that share a cache are nearer
 
 
 def median(values):
@@ -24,7 +25,7 @@ def log_ratios(rounds, of, to):
         if not a or not b or not a["cycles"] or not b["cycles"]:
             continue
         away = (a["ns_away"], b["ns_away"])
-        if min(away) > 0 and max(away) / min(away) > FAR:
+        if min(away) > 0 and max(away) / min(away) > CHANGED:
             continue
         logs.append(math.log(b["cycles"] / a["cycles"]))
     return logs
@@ -44,6 +45,16 @@ def ratio(starts, of, to, draws=1000):
                    for _ in range(draws))
     return (math.exp(centre), math.exp(drawn[int(draws * 0.025)]), math.exp(drawn[int(draws * 0.975)]),
             sum(map(len, samples)))
+
+
+def by_distance(starts):
+    """{"near" and "far": the rounds in which the cores were}; nothing where that did not change."""
+    states = {"near": [], "far": []}
+    for rounds in starts:
+        away = [median([turn["ns_away"] for turn in turns.values()]) for turns in rounds]
+        states["near"].append([r for r, ns in zip(rounds, away) if 0 < ns < FAR_NS])
+        states["far"].append([r for r, ns in zip(rounds, away) if ns >= FAR_NS])
+    return states if all(any(rounds) for rounds in map(lambda s: [r for r in s if r], states.values())) else {}
 
 
 def cycles_of(starts, side):
