@@ -113,13 +113,16 @@ def main():
     for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(s, leave)
     identity = machine(options.build)
-    stored = output.read_baseline(options.baseline, identity) if options.baseline else None
-    if stored is None and options.baseline:
-        return 2
     directory = scene.temporary()
     bench = Bench(options, directory)
+    stored = None
     try:
-        output.print_head(identity, bench)
+        identity["pages"] = "2 MiB" if bench.huge else "4 KiB"
+        if options.baseline:
+            stored = output.read_baseline(options.baseline, identity)
+            if stored is None:
+                return 2
+        output.print_head(identity)
         failed = run(bench, options.names or [n for n in BENCHMARKS if n != "smoke"])
     finally:
         scene.end_all()

@@ -105,6 +105,11 @@ static unsigned look(struct dvmq_side *side, uint64_t *now)
 	return work;
 }
 
+static uint64_t longest_gap(void)
+{
+	return dvmq_cycles((GAP_US + 4 * dvmq_opt.nap_us) * 1e-6); /* the kernel adds tens of us to a nap */
+}
+
 static void begin_rates(struct dvmq_side *side)
 {
 	uint64_t now = __rdtsc();
@@ -176,7 +181,7 @@ static void close_window(struct turn *t, uint64_t packets, uint64_t cycles, bool
  */
 static void measure_turn(struct turn *t, struct dvmq_side *side, uint64_t settle, uint64_t length, uint64_t window)
 {
-	uint64_t now = __rdtsc(), begin = now + settle, end = begin + length, gap = dvmq_cycles(GAP_US * 1e-6);
+	uint64_t now = __rdtsc(), begin = now + settle, end = begin + length, gap = longest_gap();
 	uint64_t last = now, moved = now, opened = 0, passed = 0;
 	bool counts = false;
 
@@ -308,7 +313,7 @@ static void report(const struct dvmq_side *side)
 static void serve_until(struct dvmq_side *side, uint64_t until)
 {
 	uint64_t now = __rdtsc(), last = now, next_word = now + dvmq_cycles(1e-3);
-	uint64_t gap = dvmq_cycles(GAP_US * 1e-6 + 2 * dvmq_opt.nap_us * 1e-6);
+	uint64_t gap = longest_gap();
 
 	while (now < until) {
 		look(side, &now);

@@ -19,9 +19,8 @@ def number(value):
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def print_head(identity, bench):
-    print(", ".join(f"{key}: {value}" for key, value in identity.items()) +
-          (", hugepages" if bench.huge else ", no hugepages"), flush=True)
+def print_head(identity):
+    print(", ".join(f"{key}: {value}" for key, value in identity.items()), flush=True)
     print(FORMAT.format(benchmark="benchmark", case="case", side="side", metric="metric", value="value", unit="unit",
                         interval="from - to", note=""), flush=True)
 

@@ -380,7 +380,7 @@ static void await_switches(void)
 			dvmq_die("not all switches connected within %.0f s", dvmq_opt.wait);
 		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
 	}
-	puts("{\"event\":\"up\"}");
+	printf("{\"event\":\"up\",\"hz\":%.0f}\n", dvmq_tsc_hz);
 	fflush(stdout);
 }
 

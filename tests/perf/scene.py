@@ -358,7 +358,7 @@ class Guests:
     """perfguest, and what it says."""
 
     def __init__(self, bench, sides, *options):
-        self.bench, self.sides = bench, sides
+        self.bench, self.sides, self.options = bench, sides, options
         guest, switch, _ = cpus()
         command = [bench.perfguest, "--cpu", str(guest), "--switch-cpu", str(switch), *options]
         if bench.huge:
@@ -390,7 +390,7 @@ class Guests:
 
     def connect(self):
         """Until all switches have all guests."""
-        self.hear()
+        self.hz = self.hear()["hz"]
         for side in self.sides:
             self.say(f"pid {side.name} {side.process.pid}")
 
