@@ -8,7 +8,7 @@ import signal
 import time
 
 import stats
-from bench_rate import pvp, v2v
+from bench_rate import v2v
 from scene import Failed, Scene, Testpmd, cpu_use, cpus, thread_times
 
 PARK_S = 30      # longer than any daemon should need

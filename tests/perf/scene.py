@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is measured: switches, and the guests that perfguest plays for them."""
+import ctypes
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ HUGE_KNOB = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
 HUGE_FREE = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
 NETWORK_MAC = "02:00:00:00:ff:01"
 FLOWS = 256
+LIBC = ctypes.CDLL(None)
 
 
 class Failed(Exception):
@@ -23,10 +25,15 @@ class Failed(Exception):
 processes = []  # all that were started
 
 
+def die_with_parent():
+    """What was started must not outlive us, even if we are killed; for a process that is about to exec."""
+    LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def spawn(command, log_path, **options):
     """Starts a process as the leader of a group of its own, so that Ctrl-C is ours alone and all of it can be ended."""
     with open(log_path, "a", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stderr=log, start_new_session=True,
+        process = subprocess.Popen(command, stderr=log, start_new_session=True, preexec_fn=die_with_parent,
                                    **{"stdin": subprocess.DEVNULL, "stdout": log, **options})
     processes.append(process)
     return process
