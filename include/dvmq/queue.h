@@ -12,6 +12,8 @@
 #define DVMQ_BURST          64 /* packets of one turn */
 #define DVMQ_QUEUE_NAME_LEN (DVMQ_NAME_LEN + 8)
 #define DVMQ_CACHE_SLOTS    64 /* of each of a queue's two lookup caches; a power of two */
+#define DVMQ_PAUSE_LOOPS    4  /* pauses of 1, 2, 3 loops, and of more */
+#define DVMQ_PAUSE_TIMES    48 /* pauses by their length: two buckets for each power of two, from 256 TSC cycles on */
 
 struct dvmq_port;
 struct dvmq_queue;
@@ -93,6 +95,7 @@ struct dvmq_queue {
 	int wake_fd;                 /* in the owner's epoll set, -1: none */
 	uint32_t wake_generation;    /* vring generation that wake_fd belongs to */
 	uint64_t last_turn;          /* TSC at the end of the last turn */
+	uint64_t left_at;            /* loops of the worker that it goes to, when it left the other one */
 	uint64_t sample_at;          /* TSC at which backlog is looked at again */
 	uint64_t last_header[2];     /* MACs and ethertype of the last packet, and where it went: */
 	struct dvmq_port *last_dst;  /* NULL: look up; true until the FDB's generation steps or the source is to be reported */
@@ -104,6 +107,8 @@ struct dvmq_queue {
 	struct dvmq_queue_counters counters;
 	_Atomic uint64_t moves;
 	_Atomic uint64_t pause_max;  /* TSC cycles; longest time between the last turn here and the first there */
+	_Atomic uint64_t pause_loops[DVMQ_PAUSE_LOOPS]; /* moves by the loops from the one turn to the other; unmoved: 1 */
+	_Atomic uint64_t pause_times[DVMQ_PAUSE_TIMES]; /* moves by that time, see dvmq_pause_bucket() */
 
 	/*
 	 * Who polls it; NULL: nobody.  Written by the worker that takes (release, so
@@ -127,6 +132,15 @@ static inline void dvmq_count(_Atomic uint64_t *counter, uint64_t add)
 {
 	uint64_t value = atomic_load_explicit(counter, memory_order_relaxed);
 	atomic_store_explicit(counter, value + add, memory_order_relaxed);
+}
+
+/* Where in pause_times a pause of so many TSC cycles counts. */
+static inline unsigned dvmq_pause_bucket(uint64_t cycles)
+{
+	unsigned top = 63 - (unsigned)__builtin_clzll(cycles | 256);
+	unsigned bucket = 2 * (top - 8) + (cycles >> (top - 1) & 1);
+
+	return bucket < DVMQ_PAUSE_TIMES ? bucket : DVMQ_PAUSE_TIMES - 1;
 }
 
 const char *dvmq_queue_kind_name(enum dvmq_queue_kind kind);

@@ -71,7 +71,12 @@ void dvmq_queue_clear(struct dvmq_queue *queue)
 	c->bytes = atomic_load(&queue->counters.bytes);
 	c->drops = atomic_load(&queue->counters.drops);
 	c->moves = atomic_load(&queue->moves);
+	/* Its owner may count a move at the same time, and undo this for one of them. */
 	atomic_store_explicit(&queue->pause_max, 0, memory_order_relaxed);
+	for (unsigned i = 0; i < DVMQ_PAUSE_LOOPS; i++)
+		atomic_store_explicit(&queue->pause_loops[i], 0, memory_order_relaxed);
+	for (unsigned i = 0; i < DVMQ_PAUSE_TIMES; i++)
+		atomic_store_explicit(&queue->pause_times[i], 0, memory_order_relaxed);
 }
 
 struct dvmq_queue *dvmq_queue_find(const char *name)

@@ -63,6 +63,33 @@ const char *dvmq_queue_kind_name(enum dvmq_queue_kind kind)
 	return names[kind];
 }
 
+/* The middle of the bucket that holds a share of the pauses; 0: there was none. */
+static double pause_us(const struct dvmq_queue *q, double share)
+{
+	uint64_t n = 0, sum = 0;
+	unsigned i = 0;
+
+	for (i = 0; i < DVMQ_PAUSE_TIMES; i++)
+		n += get(&q->pause_times[i]);
+	if (n == 0)
+		return 0;
+	for (i = 0; i < DVMQ_PAUSE_TIMES - 1; i++) {
+		sum += get(&q->pause_times[i]);
+		if (sum >= share * n)
+			break;
+	}
+	return (2.5 + i % 2) * (double)(128ull << (i / 2)) * 1e6 / rte_get_tsc_hz();
+}
+
+static json_t *pause_loops(const struct dvmq_queue *q)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < DVMQ_PAUSE_LOOPS; i++)
+		json_array_append_new(list, json_integer((json_int_t)get(&q->pause_loops[i])));
+	return list;
+}
+
 static json_t *queue_json(const struct dvmq_queue *q)
 {
 	const struct dvmq_queue_counters *c = &q->counters;
@@ -85,6 +112,9 @@ static json_t *queue_json(const struct dvmq_queue *q)
 	json_object_set_new(o, "demand", number(q->load->demand, 1e-4));
 	json_object_set_new(o, "occupancy", number(q->load->occupancy, 1e-4));
 	json_object_set_new(o, "moves", json_integer((json_int_t)(get(&q->moves) - cleared->moves)));
+	json_object_set_new(o, "pause_loops", pause_loops(q));
+	json_object_set_new(o, "pause_us_p50", number(pause_us(q, 0.5), 0.01));
+	json_object_set_new(o, "pause_us_p99", number(pause_us(q, 0.99), 0.01));
 	json_object_set_new(o, "pause_us_max", number(get(&q->pause_max) * 1e6 / rte_get_tsc_hz(), 0.01));
 	return o;
 }

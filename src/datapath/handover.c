@@ -199,13 +199,21 @@ static void arrived(struct dvmq_worker *owner, struct dvmq_queue *queue)
 	atomic_store_explicit(&queue->in_transit, false, memory_order_release); /* pairs with dvmq_queue_hand() */
 }
 
-/* A queue that nobody polled for a while: its longest pause. */
-static void note_pause(struct dvmq_queue *queue, uint64_t now)
+/*
+ * A queue that nobody polled for a while: how long, in time and in loops.  Where it was, the next turn would have come
+ * with the next loop: that is 1.  Each loop that its new worker began in the meantime is one more.
+ */
+static void note_pause(const struct dvmq_worker *w, struct dvmq_queue *queue)
 {
-	uint64_t pause = now - queue->last_turn;
+	uint64_t loops = atomic_load_explicit(&w->loops, memory_order_relaxed) - queue->left_at;
+	uint64_t pause = w->now - queue->last_turn;
 
-	if (queue->last_turn != 0 && pause > atomic_load_explicit(&queue->pause_max, memory_order_relaxed))
+	if (queue->last_turn == 0)
+		return;
+	if (pause > atomic_load_explicit(&queue->pause_max, memory_order_relaxed))
 		atomic_store_explicit(&queue->pause_max, pause, memory_order_relaxed);
+	dvmq_count(&queue->pause_loops[loops < DVMQ_PAUSE_LOOPS ? loops : DVMQ_PAUSE_LOOPS - 1], 1);
+	dvmq_count(&queue->pause_times[dvmq_pause_bucket(pause)], 1);
 }
 
 static void take(struct dvmq_worker *w, struct dvmq_queue *queue)
@@ -218,7 +226,7 @@ static void take(struct dvmq_worker *w, struct dvmq_queue *queue)
 	make_hot(w, queue);
 	atomic_store_explicit(&w->n_queues, w->n, memory_order_relaxed);
 	w->now = rte_rdtsc();
-	note_pause(queue, w->now);
+	note_pause(w, queue);
 	turn(w, queue);
 	arrived(w, queue);
 }
@@ -246,6 +254,7 @@ static void give(struct dvmq_worker *w, struct dvmq_queue *queue)
 		return;
 	}
 	dvmq_count(&queue->moves, 1);
+	queue->left_at = atomic_load_explicit(&target->loops, memory_order_relaxed);
 	queue->msg.type = DVMQ_MSG_TAKE;
 	dvmq_inbox_post(target, &queue->msg);
 }

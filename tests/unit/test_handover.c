@@ -613,6 +613,60 @@ static void test_stolen(void)
 	end();
 }
 
+static void move_to_b(unsigned i)
+{
+	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[i].queue, b));
+	dvmq_inbox_serve(a);
+	dvmq_inbox_serve(b);
+	CU_ASSERT_PTR_EQUAL(owner_of(i), b);
+}
+
+static uint64_t pauses(const struct dvmq_queue *queue)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < DVMQ_PAUSE_TIMES; i++)
+		n += atomic_load(&queue->pause_times[i]);
+	return n;
+}
+
+/* 1 where B was in the midst of a loop; each that it began before it looked into its mailbox is one more. */
+static void test_pause_in_loops(void)
+{
+	struct dvmq_queue *queue = &fakes[0].queue;
+
+	begin();
+	give_all_to_a(1);
+	CU_ASSERT_EQUAL(pauses(queue), 0);
+	for (unsigned began = 0; began < DVMQ_PAUSE_LOOPS + 2; began++) {
+		unsigned bucket = began < DVMQ_PAUSE_LOOPS ? began : DVMQ_PAUSE_LOOPS - 1;
+		uint64_t before = value(&queue->pause_loops[bucket]);
+
+		dvmq_worker_loop(b);
+		CU_ASSERT_TRUE(dvmq_queue_hand(queue, b));
+		dvmq_inbox_serve(a);
+		for (unsigned i = 0; i < began; i++)
+			dvmq_worker_loop(b);
+		dvmq_inbox_serve(b);
+		CU_ASSERT_EQUAL(value(&queue->pause_loops[bucket]), before + 1);
+		CU_ASSERT_EQUAL(pauses(queue), 2 * began + 1);
+		CU_ASSERT_TRUE(dvmq_queue_hand(queue, a));
+		dvmq_inbox_serve(b);
+		dvmq_inbox_serve(a);
+	}
+	end();
+}
+
+static void test_pause_buckets(void)
+{
+	CU_ASSERT_EQUAL(dvmq_pause_bucket(0), 0);
+	CU_ASSERT_EQUAL(dvmq_pause_bucket(383), 0);
+	CU_ASSERT_EQUAL(dvmq_pause_bucket(384), 1);
+	CU_ASSERT_EQUAL(dvmq_pause_bucket(512), 2);
+	CU_ASSERT_EQUAL(dvmq_pause_bucket(3ull << 20), 2 * (21 - 8) + 1);
+	CU_ASSERT_EQUAL(dvmq_pause_bucket(UINT64_MAX), DVMQ_PAUSE_TIMES - 1);
+}
+
 static void test_pause(void)
 {
 	begin();
@@ -938,6 +992,8 @@ int main(void)
 	    {"who pays for the cycles", test_cycles},
 	    {"stolen time", test_stolen},
 	    {"pause of a move", test_pause},
+	    {"pause of a move, in loops", test_pause_in_loops},
+	    {"buckets of pauses", test_pause_buckets},
 	    {"waking", test_wake},
 	    {"100,000 moves between threads", test_threads},
 	    CU_TEST_INFO_NULL,
