@@ -18,8 +18,8 @@
 /* docs/balancer.md lists each of these with its reason. */
 #define TOKEN_MS   1000.0 /* between two changes of one port */
 #define MARGIN	   1.25	  /* by which a challenger must exceed who holds the queue */
-#define JUMP	   1.25	  /* a load that differs from its mean by this factor twice in a row has changed */
-#define TAU_MS	   200.0  /* time constant of the mean of a load that has not */
+#define JUMP	   1.5	  /* a load that differs from its mean by this factor twice in a row has changed */
+#define TAU_MS	   1000.0 /* time constant of the mean of a load that has not; a jump does not wait for it */
 #define COMFORT	   0.75	  /* of `high`: a queue less must leave the others below it */
 #define SHRINK_MS  2000.0 /* for that long, before a queue that nobody else needs is given back */
 #define BYTES_MAX  1e15	  /* larger loads, infinity among them, count as this */
@@ -29,7 +29,8 @@
 /* A load, smoothed while it lasts and new when it jumps. */
 struct estimate {
 	double mean, seen;
-	int away; /* +1, -1: the last sample (`seen`) was above, below what is noise */
+	double samples; /* in the mean */
+	int away;	/* +1, -1: the last sample (`seen`) was above, below what is noise */
 };
 
 /* What is remembered of a port. */
@@ -171,7 +172,6 @@ static double finite_load(double value, double most)
 static void follow(struct estimate *e, double sample, double dt_ms)
 {
 	int away = sample > e->mean * JUMP ? 1 : sample < e->mean / JUMP ? -1 : 0;
-	double calm = 1 - exp(-dt_ms / TAU_MS);
 
 	if (away && !e->away) {
 		/* Half of this sample may be of the time before the change: the next one tells. */
@@ -179,12 +179,17 @@ static void follow(struct estimate *e, double sample, double dt_ms)
 		e->away = away;
 		return;
 	}
-	if (away && away == e->away)
+	if (away && away == e->away) {
 		e->mean = sample;
-	else if (e->away)
-		e->mean += calm * ((sample + e->seen) / 2 - e->mean);
-	else
-		e->mean += calm * (sample - e->mean);
+		e->samples = 1;
+	} else {
+		/* What came and did not last was a burst, which counts for its share of the time. */
+		double value = e->away ? (sample + e->seen) / 2 : sample;
+
+		/* The first samples of a load count alike: one alone is noise. */
+		e->samples++;
+		e->mean += fmax(1 - exp(-dt_ms / TAU_MS), dt_ms > 0 ? 1.0 / e->samples : 0) * (value - e->mean);
+	}
 	e->away = 0;
 }
 
@@ -212,7 +217,8 @@ static void remember(struct history *h, const struct history *before, const stru
 	double bytes = finite_load(port->bytes_per_s, BYTES_MAX), demand = finite_load(port->demand, DEMAND_MAX);
 
 	if (!before) {
-		*h = (struct history){port->id, {bytes, bytes, 0}, {demand, demand, 0}, -INFINITY, INFINITY, INFINITY};
+		*h = (struct history){port->id, {bytes, bytes, 1, 0}, {demand, demand, 1, 0}, -INFINITY, INFINITY,
+				      INFINITY};
 		return;
 	}
 	*h = *before;
@@ -287,7 +293,7 @@ static void ask(struct dvmq_share *s, const struct dvmq_share_port *port, struct
 {
 	bool cold = is_cold(s, h);
 
-	c->cap = port->bindable ? least(least(port->pairs, port->max), s->n_queues) : 0;
+	c->cap = port->bindable ? least(least(port->pairs, port->max), QUEUES_MAX) : 0;
 	c->min = least(port->min, c->cap);
 	c->holds = port->holds;
 	c->score = h->bytes.mean * port->weight / 100;
@@ -419,7 +425,9 @@ static void say_lack(const struct dvmq_share *s, const struct candidate *c, cons
 {
 	char has[16], needs[16];
 
-	if (s->bar_claim != WANTED)
+	if (s->n_queues == 0)
+		snprintf(why, DVMQ_SHARE_REASON, "the uplink has no queue to give");
+	else if (s->bar_claim != WANTED)
 		snprintf(why, DVMQ_SHARE_REASON,
 			 "all %u queues are guaranteed by min, or changed hands less than 1 s ago: has %s", s->n_queues,
 			 rate(has, h->bytes.mean));
@@ -502,7 +510,7 @@ static void say_shrinks(const struct dvmq_share *s, const struct dvmq_share_snap
 	char has[16], more[16], name[64];
 
 	rate(has, h->bytes.mean);
-	if (c->cap < c->holds && c->given == c->cap && c->cap < s->n_queues)
+	if (c->cap < c->holds && c->given == c->cap)
 		say_limit(c, port, h, why);
 	else if (s->short_of)
 		snprintf(why, DVMQ_SHARE_REASON, "only %u queues are left for all: has %s", s->n_queues, has);
