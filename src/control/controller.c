@@ -19,7 +19,7 @@
 #include <dvmq/log.h>
 #include <dvmq/steer.h>
 
-#define IDLE_MS        10   /* period while there is no traffic at all */
+#define IDLE_MS        20   /* period while there is no traffic at all */
 #define AGE_EVERY_MS   5000 /* the FDB is looked through for old entries */
 #define LEARN_PER_TICK 256  /* events taken from one worker at a time: a flood of new MACs must not keep us */
 

@@ -7,8 +7,6 @@
 
 #include <rte_cycles.h>
 #include <rte_ethdev.h>
-#include <rte_malloc.h>
-#include <rte_mempool.h>
 
 #include <dvmq/control.h>
 #include <dvmq/fdb.h>
@@ -411,7 +409,7 @@ json_t *dvmq_flow_list(const char *name, struct dvmq_err *err)
 	return list;
 }
 
-/* ---- FDB, balancer, memory ---- */
+/* ---- FDB, balancer ---- */
 
 json_t *dvmq_show_fdb(struct dvmq_err *err)
 {
@@ -474,35 +472,4 @@ json_t *dvmq_show_balance(struct dvmq_err *err)
 	json_object_set_new(o, "trace", dvmq_trace_json());
 	json_object_set_new(o, "decisions", decisions_json());
 	return o;
-}
-
-static void add_pool(struct rte_mempool *pool, void *list)
-{
-	json_t *o = json_object();
-
-	json_object_set_new(o, "what", json_sprintf("pool %s", pool->name));
-	json_object_set_new(o, "node", json_integer(pool->socket_id));
-	json_object_set_new(o, "bytes", json_integer((json_int_t)pool->size * (pool->elt_size + pool->header_size)));
-	json_object_set_new(o, "buffers", json_integer(pool->size));
-	json_object_set_new(o, "in_use", json_integer(rte_mempool_in_use_count(pool)));
-	json_array_append_new(list, o);
-}
-
-json_t *dvmq_show_memory(struct dvmq_err *err)
-{
-	struct rte_malloc_socket_stats heap;
-	json_t *list = json_array(), *o;
-
-	(void)err;
-	rte_mempool_walk(add_pool, list);
-	for (int i = 0; i < RTE_MAX_NUMA_NODES; i++) {
-		if (rte_malloc_get_socket_stats(i, &heap) != 0 || heap.heap_totalsz_bytes == 0)
-			continue;
-		o = json_object();
-		json_object_set_new(o, "what", json_string("DPDK heap, all in use"));
-		json_object_set_new(o, "node", json_integer(i));
-		json_object_set_new(o, "bytes", json_integer((json_int_t)heap.heap_allocsz_bytes));
-		json_array_append_new(list, o);
-	}
-	return list;
 }

@@ -466,7 +466,7 @@ COMMAND(c_vmq, do_action, &act_vmq, "show vmq all|PORT: NIC queues that a port a
 COMMAND(c_fdb, do_action, &act_fdb, "show fdb: the MAC addresses that the switch knows", T(w_show), T(w_fdb));
 COMMAND(c_balance, do_action, &act_balance, "show balance: the balancer's settings and last decisions", T(w_show),
 	T(w_balance));
-COMMAND(c_memory, do_action, &act_memory, "show memory: packet buffers and hugepages", T(w_show), T(w_memory));
+COMMAND(c_memory, do_action, &act_memory, "show memory: packet buffers, ports, and all that dvmqd has", T(w_show), T(w_memory));
 COMMAND(c_config, do_show_config, NULL, "show config: the running configuration", T(w_show), T(w_config));
 COMMAND(c_queue_core, do_set_queue_core, NULL, "set queue QUEUE core CORE: move a queue to a worker", T(w_set),
 	T(w_queue), T(n_queue), T(w_to_core), T(n_core));

@@ -171,12 +171,15 @@ int dvmq_worker_main(void *arg)
 	rte_rcu_qsbr_thread_online(dvmq_rcu, w->index);
 	w->now = w->last_packet = rte_rdtsc();
 	while (!atomic_load_explicit(&w->stop, memory_order_relaxed)) {
-		if (dvmq_worker_loop(w) > 0)
-			set_state(w, DVMQ_WORKER_ACTIVE);
-		else if (dvmq_worker_is_idle(w))
+		bool idle = dvmq_worker_loop(w) == 0;
+
+		if (idle && dvmq_worker_is_idle(w)) {
 			rest(w);
-		else
-			rte_pause();
+		} else {
+			set_state(w, DVMQ_WORKER_ACTIVE);
+			if (idle)
+				rte_pause();
+		}
 		attend(w);
 	}
 	rte_rcu_qsbr_thread_offline(dvmq_rcu, w->index);

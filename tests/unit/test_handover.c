@@ -613,14 +613,6 @@ static void test_stolen(void)
 	end();
 }
 
-static void move_to_b(unsigned i)
-{
-	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[i].queue, b));
-	dvmq_inbox_serve(a);
-	dvmq_inbox_serve(b);
-	CU_ASSERT_PTR_EQUAL(owner_of(i), b);
-}
-
 static uint64_t pauses(const struct dvmq_queue *queue)
 {
 	uint64_t n = 0;
