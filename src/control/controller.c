@@ -21,6 +21,7 @@
 
 #define IDLE_MS        20   /* period while there is no traffic at all */
 #define AGE_EVERY_MS   5000 /* the FDB is looked through for old entries */
+#define VMQ_EVERY_MS   20   /* who shall have NIC queues is decided: a load is acted on when it was seen twice */
 #define LEARN_PER_TICK 256  /* events taken from one worker at a time: a flood of new MACs must not keep us */
 
 static struct dvmq_conf running;
@@ -123,11 +124,15 @@ static void learn(uint64_t now_ms)
 /* What is due by the clock. */
 static void tick(uint64_t now_ms)
 {
-	static uint64_t slow_at, age_at;
+	static uint64_t slow_at, age_at, vmq_at;
 
 	dvmq_measure(rte_rdtsc());
 	learn(now_ms);
 	dvmq_vmq_step(now_ms);
+	if (now_ms >= vmq_at) {
+		vmq_at = now_ms + VMQ_EVERY_MS;
+		dvmq_vmq_tick(now_ms);
+	}
 	if (now_ms >= age_at) {
 		age_at = now_ms + AGE_EVERY_MS;
 		dvmq_fdb_age(now_ms);
@@ -138,7 +143,6 @@ static void tick(uint64_t now_ms)
 	}
 	slow_at = now_ms + (uint64_t)dvmq_balancer_params()->slow_ms;
 	dvmq_measure_slow();
-	dvmq_vmq_tick(now_ms);
 	dvmq_balancer_run(DVMQ_LOOP_SLOW);
 }
 

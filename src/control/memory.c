@@ -48,8 +48,8 @@ static uint64_t queue_bytes(const struct dvmq_queue *queue)
 {
 	uint64_t bytes = sizeof(*queue) + sizeof(*queue->load);
 
-	if (queue->ring != NULL)
-		bytes += rte_ring_get_memsize(rte_ring_get_capacity(queue->ring) + 1);
+	if (queue->soft != NULL)
+		bytes += rte_ring_get_memsize(rte_ring_get_capacity(queue->soft->ring) + 1);
 	return bytes;
 }
 
@@ -61,8 +61,8 @@ static void add_port(json_t *list, const struct dvmq_port *port)
 
 	for (unsigned i = 0; i < port->n_queues; i++)
 		bytes += queue_bytes(port->queues[i]);
-	if (port->soft_queue != NULL)
-		bytes += queue_bytes(port->soft_queue);
+	for (unsigned i = 0; i < port->n_soft; i++)
+		bytes += queue_bytes(port->soft_queues[i]);
 	bytes += dvmq_n_workers *
 		 (sizeof(w->stage[0]) + sizeof(w->staged[0]) + sizeof(w->counters[0]) + sizeof(w->published[0]));
 	add_row(list, json_sprintf("port %s", port->conf.name), port->numa, bytes);
