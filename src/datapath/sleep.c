@@ -42,7 +42,7 @@
 #define NAP_MIN_NS    20000
 #define NAP_NS	      60000
 #define NAP_SHARE     256
-#define NAP_MAX_NS    1500000
+#define NAP_MAX_NS    2000000
 #define NAP_FRUGAL_NS 500000 /* the shortest of policy frugal: at most 2000 wake-ups a second */
 
 /*
