@@ -30,8 +30,8 @@ struct dvmq_worker {
 	/* Constant. */
 	unsigned core;  /* lcore id: its name, usually the CPU number */
 	unsigned index; /* 0..n-1; its RCU thread id */
+	int numa;
 	int cpu;        /* the one CPU it runs on; -1 if it may use several */
-	int numa;       /* node of that CPU, -1 if unknown */
 	int wake_fd;    /* eventfd */
 	int epoll_fd;   /* wake_fd (data.ptr NULL) and the wake_fd of armed queues (data.ptr: the queue) */
 	uint64_t cycles_per_us; /* of the TSC */

@@ -8,7 +8,6 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#include <numa.h>
 #include <rte_cycles.h>
 #include <rte_lcore.h>
 #include <rte_pause.h>
@@ -51,12 +50,6 @@ static int cpu_of(unsigned core)
 	return cpu;
 }
 
-/* EAL takes the lcore for a CPU of that number, also where --lcores maps it to another one. */
-static int node_of(unsigned core, int cpu)
-{
-	return cpu >= 0 && numa_available() >= 0 ? numa_node_of_cpu(cpu) : (int)rte_lcore_to_socket_id(core);
-}
-
 struct dvmq_worker *dvmq_worker_new(unsigned core, unsigned index, unsigned max_queues, struct dvmq_err *err)
 {
 	struct dvmq_worker *w = aligned_alloc(64, sizeof(*w));
@@ -67,8 +60,8 @@ struct dvmq_worker *dvmq_worker_new(unsigned core, unsigned index, unsigned max_
 	memset(w, 0, sizeof(*w));
 	w->core = core;
 	w->index = index;
+	w->numa = rte_lcore_to_socket_id(core);
 	w->cpu = cpu_of(core);
-	w->numa = node_of(core, w->cpu);
 	w->wake_fd = w->epoll_fd = -1;
 	w->cycles_per_us = rte_get_tsc_hz() / 1000000;
 	w->stolen_cycles = w->cycles_per_us * STOLEN_US;

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
-# timeout: 300
+# timeout: 400
 #
 # Two NUMA nodes and SMT: dvmqd in a small VM that has both.
 #
@@ -61,13 +61,14 @@ qemu=(-cpu max,vendor=GenuineIntel
 
 DVMQ_BUILD=$(realpath "$DVMQ_BUILD")
 rc=0
-timeout 280 "$lab/niclab.sh" -n 0 -b uio -c 8,sockets=2,cores=2,threads=2 -r 1024 -g 320 -q "${qemu[*]}" -t 260 \
+timeout 380 "$lab/niclab.sh" -n 0 -b uio -c 8,sockets=2,cores=2,threads=2 -r 1024 -g 320 -q "${qemu[*]}" -t 360 \
 	-p "bus_pci bus_vdev mempool_ring net_e1000 net_virtio net_memif" -s "$scratch/setup" \
 	-f "$scratch/dvmqd.conf $DVMQ_BUILD/tools/dvmqctl $DVMQ_BUILD/tools/dvmq-traffic" \
 	-i "$DVMQ_ROOT/tests/system/niclab/numa.py" -l "$scratch/log" \
 	"$DVMQ_BUILD/dvmqd" --lcores 0,1,2,4,5,16@6,7 --main-lcore 7 -- -c "$scratch/dvmqd.conf" \
 	</dev/null >"$scratch/lab.log" 2>&1 || rc=$?
 if ((rc)); then
+	tail -n 20 "$scratch/log/console.log" || true # of its kernel
 	tail -n 60 "$scratch/lab.log"
 	fail "the lab run ended with $rc"
 fi
