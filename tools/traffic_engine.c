@@ -60,8 +60,16 @@ static void bounce(struct dvmq_traffic *t, struct dvmq_flow *flow, struct dvmq_f
 	rte_pktmbuf_free(m);
 }
 
-static void receive_data(struct dvmq_traffic *t, uint16_t endpoint, struct dvmq_frame *frame, struct rte_mbuf *m,
-			 uint64_t now)
+/* The switch may put a flow into another queue only when the number of queues in use changes, as it does at the start. */
+static void check_queue(struct dvmq_traffic *t, uint16_t *known, uint16_t queue, uint64_t now)
+{
+	if (*known != 1 + queue && *known != 0 && now >= t->settled_tsc)
+		t->split++;
+	*known = 1 + queue;
+}
+
+static void receive_data(struct dvmq_traffic *t, uint16_t endpoint, uint16_t queue, struct dvmq_frame *frame,
+			 struct rte_mbuf *m, uint64_t now)
 {
 	struct dvmq_flow *flow;
 
@@ -76,9 +84,11 @@ static void receive_data(struct dvmq_traffic *t, uint16_t endpoint, struct dvmq_
 		goto out;
 	}
 	if (endpoint == flow->via && flow->via != flow->dst) {
+		check_queue(t, &flow->via_queue, queue, now);
 		bounce(t, flow, frame, m);
 		return;
 	}
+	check_queue(t, &flow->dst_queue, queue, now);
 	t->stats[endpoint].rx++;
 	record_latency(t, frame->stamp.tsc, now);
 	if (!dvmq_flow_arrived(flow, frame->stamp.seq))
@@ -87,13 +97,13 @@ out:
 	rte_pktmbuf_free(m);
 }
 
-static void receive(struct dvmq_traffic *t, uint16_t endpoint, struct rte_mbuf *m, uint64_t now)
+static void receive(struct dvmq_traffic *t, uint16_t endpoint, uint16_t queue, struct rte_mbuf *m, uint64_t now)
 {
 	struct dvmq_frame frame;
 
 	switch (dvmq_frame_parse(m, t->id, &frame)) {
 	case DVMQ_FRAME_DATA:
-		receive_data(t, endpoint, &frame, m, now);
+		receive_data(t, endpoint, queue, &frame, m, now);
 		return;
 	case DVMQ_FRAME_CORRUPT:
 		t->corrupt++;
@@ -119,7 +129,7 @@ unsigned int dvmq_traffic_receive(struct dvmq_traffic *t)
 			n = rte_eth_rx_burst(port->port_id, q, burst, BURST);
 			now = rte_rdtsc();
 			for (i = 0; i < n; i++)
-				receive(t, endpoint, burst[i], now);
+				receive(t, endpoint, q, burst[i], now);
 			total += n;
 		}
 	}

@@ -54,6 +54,7 @@ struct dvmq_flow {
 	uint16_t txq;	   /**< queue of src */
 	uint16_t vlan;	   /**< 0: untagged */
 	uint16_t window;   /**< most frames in flight */
+	uint16_t via_queue, dst_queue; /**< 1 + the RX queue of via, dst that its last frame came by; 0: none came */
 	uint16_t quiet;	   /**< ticks without an arrival while frames are in flight */
 
 	uint64_t next;	   /**< sequence number of the next frame to send */

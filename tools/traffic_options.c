@@ -54,8 +54,8 @@ static const char usage[] =
     "  --wait S             how long to wait for all links (default 10)\n"
     "  --interval S         print counters every S seconds (default 0: never)\n"
     "  --stall S            a flow without arrivals for so long has lost what it had in flight (default 5)\n"
-    "  --settle S           frames at a wrong port count as flooded, not as foreign, for so long after the start\n"
-    "                       and after each change of a link (default 2)\n"
+    "  --settle S           frames at a wrong port count as flooded, not as foreign, and a flow may change its queue,\n"
+    "                       for so long after the start and after each change of a link (default 2)\n"
     "  --cpu LIST           CPUs this program may use (default: all, not pinned)\n"
     "  --huge               use hugepages (default: --no-huge)\n"
     "  --verbose            show the messages of DPDK\n"
@@ -63,7 +63,7 @@ static const char usage[] =
     "\n"
     "SIGUSR1 or a line `hot N` on stdin moves the hot spot. Guests and network announce themselves by a gratuitous\n"
     "ARP each second. Exit: 0 all delivered once and in order; 1 lost, reordered, duplicated, corrupt or foreign\n"
-    "frames, or nothing delivered; 2 not set up.\n";
+    "frames, flows that changed their RX queue (split), or nothing delivered; 2 not set up.\n";
 
 enum {
 	OPT_DIR = 256,
