@@ -215,6 +215,8 @@ static unsigned int send_flow(struct dvmq_traffic *t, struct dvmq_flow *flow, un
 	uint64_t now;
 
 	n = RTE_MIN(n, class_room(t, class));
+	if (t->options.even)
+		n = RTE_MIN(n, t->slowest + flow->window - flow->next);
 	if (n == 0 || !t->ports[flow->src].up || !t->ports[flow->via].up || !t->ports[flow->dst].up ||
 	    rte_pktmbuf_alloc_bulk(t->pool, burst, n) != 0)
 		return 0;
@@ -245,6 +247,16 @@ static unsigned int refill_tokens(struct dvmq_traffic *t, double rate)
 	return (unsigned int)t->tokens;
 }
 
+static uint64_t find_slowest(const struct dvmq_traffic *t)
+{
+	uint64_t least = UINT64_MAX;
+	unsigned int i;
+
+	for (i = 0; t->options.even && i < t->n_flows; i++)
+		least = RTE_MIN(least, t->flows[i].next);
+	return least;
+}
+
 /* One round over the flows, starting where the last one ran out of tokens. */
 unsigned int dvmq_traffic_send(struct dvmq_traffic *t, double rate)
 {
@@ -252,6 +264,7 @@ unsigned int dvmq_traffic_send(struct dvmq_traffic *t, double rate)
 
 	if (t->options.packets != 0)
 		budget = RTE_MIN((uint64_t)budget, t->options.packets - t->sent);
+	t->slowest = find_slowest(t);
 	for (i = 0; i < t->n_flows && total < budget; i++) {
 		n = send_flow(t, &t->flows[t->next_flow], budget - total);
 		total += n;
