@@ -93,8 +93,8 @@ static void print_totals(const struct totals *t)
 {
 	printf(",\"sent\":%lu,\"received\":%lu,\"lost\":%lu,\"reordered\":%lu,\"duplicated\":%lu,\"late\":%lu"
 	       ",\"split\":%lu,\"corrupt\":%lu,\"foreign\":%lu,\"flooded\":%lu,\"other\":%lu",
-	       run.sent, t->received, t->lost, t->reordered, t->duplicated, t->late, run.split, run.corrupt, run.foreign,
-	       run.flooded, run.other);
+	       run.sent, t->received, t->lost, t->reordered, t->duplicated, t->late, run.split, run.corrupt,
+	       run.foreign, run.flooded, run.other);
 }
 
 static void print_latency(void)

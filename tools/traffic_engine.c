@@ -60,7 +60,8 @@ static void bounce(struct dvmq_traffic *t, struct dvmq_flow *flow, struct dvmq_f
 	rte_pktmbuf_free(m);
 }
 
-/* The switch may put a flow into another queue only when the number of queues in use changes, as it does at the start. */
+/* The switch may put a flow into another queue only when the number of queues in use changes, as it does at the start.
+ */
 static void check_queue(struct dvmq_traffic *t, uint16_t *known, uint16_t queue, uint64_t now)
 {
 	if (*known != 1 + queue && *known != 0 && now >= t->settled_tsc)

@@ -43,7 +43,7 @@ struct dvmq_traffic {
 	uint16_t hot; /**< endpoint */
 
 	uint64_t slowest; /**< least sequence number that a flow sends next; options.even only */
-	double tokens; /**< frames that the rate allows now */
+	double tokens;	  /**< frames that the rate allows now */
 	uint64_t tokens_tsc;
 	uint64_t sent, corrupt, foreign, flooded, other, link_downs;
 	uint64_t split;	      /**< times that a flow arrived in another queue than before */

@@ -29,7 +29,7 @@
 struct line {
 	char word[4][WORD_LEN]; /* the words of the grammar by their place, a choice where one was offered */
 	char name[WORD_LEN];
-	char core[WORD_LEN];  /* or a number of queues */
+	char core[WORD_LEN]; /* or a number of queues */
 	char rest[DVMQ_LINE_LEN];
 };
 
@@ -448,9 +448,9 @@ COMMAND(c_help_word, do_help, NULL, "help WORD: list the commands that have this
 COMMAND(c_quit, do_quit, NULL, "quit: end dvmqd", T(w_quit));
 
 static cmdline_parse_ctx_t commands[] = {
-    &c_port_stats, &c_port,	  &c_queue,	&c_core,	&c_vmq,	      &c_fdb,	  &c_balance,  &c_memory,
-    &c_config,	   &c_queue_core, &c_queue_pin, &c_set_balance, &c_set_core,  &c_port_vmq, &c_dry_run, &c_port_add,
-    &c_port_del,   &c_clear,	  &c_flows,	&c_save,	&c_help,      &c_help_word, &c_quit,   NULL,
+    &c_port_stats, &c_port,	  &c_queue,	&c_core,	&c_vmq,	     &c_fdb,	   &c_balance, &c_memory,
+    &c_config,	   &c_queue_core, &c_queue_pin, &c_set_balance, &c_set_core, &c_port_vmq,  &c_dry_run, &c_port_add,
+    &c_port_del,   &c_clear,	  &c_flows,	&c_save,	&c_help,     &c_help_word, &c_quit,    NULL,
 };
 
 /* Does the syntax (what stands before the colon) have a word that begins so? */

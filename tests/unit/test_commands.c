@@ -412,24 +412,12 @@ static void test_no_call(void)
 static void test_refused(void)
 {
 	static const char *const lines[] = {
-	    "show port stats all",
-	    "show port all",
-	    "show queue all",
-	    "show core all",
-	    "show vmq all",
-	    "show fdb",
-	    "show balance",
-	    "show memory",
-	    "balance dry-run",
-	    "flow list up0",
-	    "set queue q core 1",
-	    "set queue q pin",
-	    "set balance off",
-	    "set core 2 park",
-	    "set port web1 vmq 1",
-	    "port del web1",
-	    "clear stats all",
-	    "port add vhost a socket=/run/a",
+	    "show port stats all", "show port all",	 "show queue all",
+	    "show core all",	   "show vmq all",	 "show fdb",
+	    "show balance",	   "show memory",	 "balance dry-run",
+	    "flow list up0",	   "set queue q core 1", "set queue q pin",
+	    "set balance off",	   "set core 2 park",	 "set port web1 vmq 1",
+	    "port del web1",	   "clear stats all",	 "port add vhost a socket=/run/a",
 	};
 
 	refuse = true;
@@ -580,7 +568,8 @@ static void test_complete(void)
 	CU_ASSERT_STRING_EQUAL(ask("complete set queue up0/rx0 core \n"), "ok\n2\n4\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete set core 2 \n"), "ok\npark\nactivate\nauto\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete set port \n"), "ok\nup0\nweb1\nweb2\n");
-	CU_ASSERT_STRING_EQUAL(ask("complete set port web1 vmq \n"), "ok\nauto\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n13\n14\n15\n16\n");
+	CU_ASSERT_STRING_EQUAL(ask("complete set port web1 vmq \n"),
+			       "ok\nauto\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n13\n14\n15\n16\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete save config \n"), "ok\n<FILE>\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete nonsense \n"), "ok\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete show fdb \n"), "ok\n");
