@@ -19,8 +19,11 @@ dvmqd_start - < <(
 	conf_switch 2 software
 	conf_guest 1 "queues = 2"
 	conf_guest 2 "queues = 2"
+	printf '%s\n' '[balance]' 'mode = off' # both workers are active from the start
 )
-ctl set balance off
+# A soft queue is filled from both cores then, wherever it is polled.
+ctl set queue up0/rx0 core "$A"
+ctl set queue up0/rx1 core "$B"
 for vm in vm1 vm2; do
 	ctl set port $vm vmq 0
 done
@@ -57,6 +60,8 @@ check "$changes changes were carried out ($made)" [ "$made" -ge "$changes" ]
 check "traffic ran meanwhile" has_passed up0 $((frames + 1000))
 check "frames took soft queues, polled by a core" \
 	jq -es 'flatten | any(.kind == "soft" and .packets > 0 and .core != null)' "$scratch/queues.json"
+check "default queues of both cores filled them" \
+	ctlq 'map(select(.kind == "default" and .packets > 0).core) == ['"$A,$B"']' show queue all
 check "what came in went out or was dropped, in all $(jq -s length "$scratch/samples.json") samples" \
 	sums_agree "$scratch/samples.json"
 check "no ring ran over" [ "$(overflows)" = "$overflows" ]

@@ -24,8 +24,11 @@ spread_now() { # packets that each core has taken from soft queues
 }
 
 # --- by hand, on two cores --------------------------------------------------------------------------------
-dvmqd_start - < <(conf_switch 1 software && conf_guest 1 "queues = 4" "min = 4")
-ctl set balance off
+dvmqd_start - < <(
+	conf_switch 1 software
+	conf_guest 1 "queues = 4" "min = 4"
+	printf '%s\n' '[balance]' 'mode = off'
+)
 check "min = 4: it has soft queues, also without traffic" soft_queues 4
 for i in 0 1; do
 	ctl set queue vm1/soft$i core "$A"

@@ -165,7 +165,7 @@ static void test_fragments(void)
 	for (unsigned i = 0; i < RTE_DIM(fragments); i++) {
 		frame[ETH + 6] = fragments[i] >> 8;
 		frame[ETH + 7] = fragments[i] & 0xff;
-		put_ports(frame + ETH + 20, i, i); /* only the first one has ports there */
+		put_ports(frame + ETH + 20, 1 + i, 7); /* only the first one has ports there */
 		CU_ASSERT_EQUAL(hash_of_first(len), published4[0].addresses);
 	}
 	frame[ETH + 6] = 0x40;

@@ -451,6 +451,10 @@ static void test_software_number(void)
 	soft_ticks(10);
 	CU_ASSERT_EQUAL(n_soft(), 2);
 	set_soft_demand(1.2, 1.2);
+	dvmq_port_find("web1")->conf.max = 2;
+	soft_ticks(10);
+	CU_ASSERT_EQUAL(n_soft(), 2);
+	dvmq_port_find("web1")->conf.max = 3;
 	soft_ticks(1);
 	CU_ASSERT_EQUAL(n_soft(), 3);
 	set_soft_demand(1.2, 1.2);
@@ -472,7 +476,11 @@ static void test_software_number(void)
 	soft_ticks(1);
 	CU_ASSERT_EQUAL(n_soft(), 2);
 	CU_ASSERT_EQUAL(dvmq_decision_count("demote"), demoted + 1);
-	soft_ticks(10); /* new queues, which need nothing */
+	set_soft_demand(0.2, 0.65);
+	soft_ticks(10);
+	CU_ASSERT_EQUAL(n_soft(), 2);
+	set_soft_demand(0, 0);
+	soft_ticks(10);
 	CU_ASSERT_EQUAL(n_soft(), 1); /* min */
 	feed(0, 1, 0, 100);
 	CU_ASSERT_TRUE(await_sent("web1", 300));
