@@ -92,9 +92,9 @@ static struct totals sum_flows(void)
 static void print_totals(const struct totals *t)
 {
 	printf(",\"sent\":%lu,\"received\":%lu,\"lost\":%lu,\"reordered\":%lu,\"duplicated\":%lu,\"late\":%lu"
-	       ",\"corrupt\":%lu,\"foreign\":%lu,\"flooded\":%lu,\"other\":%lu",
-	       run.sent, t->received, t->lost, t->reordered, t->duplicated, t->late, run.corrupt, run.foreign,
-	       run.flooded, run.other);
+	       ",\"split\":%lu,\"corrupt\":%lu,\"foreign\":%lu,\"flooded\":%lu,\"other\":%lu",
+	       run.sent, t->received, t->lost, t->reordered, t->duplicated, t->late, run.split, run.corrupt,
+	       run.foreign, run.flooded, run.other);
 }
 
 static void print_latency(void)
@@ -462,7 +462,7 @@ static bool all_well(void)
 
 	if (t.received == 0 && run.options.profile != DVMQ_IDLE)
 		return false;
-	return t.lost + t.reordered + t.duplicated + run.corrupt + run.foreign == 0;
+	return t.lost + t.reordered + t.duplicated + run.split + run.corrupt + run.foreign == 0;
 }
 
 static int run_traffic(void)

@@ -60,8 +60,17 @@ static void bounce(struct dvmq_traffic *t, struct dvmq_flow *flow, struct dvmq_f
 	rte_pktmbuf_free(m);
 }
 
-static void receive_data(struct dvmq_traffic *t, uint16_t endpoint, struct dvmq_frame *frame, struct rte_mbuf *m,
-			 uint64_t now)
+/* The switch may put a flow into another queue only when the number of queues in use changes, as it does at the start.
+ */
+static void check_queue(struct dvmq_traffic *t, uint16_t *known, uint16_t queue, uint64_t now)
+{
+	if (*known != 1 + queue && *known != 0 && now >= t->settled_tsc)
+		t->split++;
+	*known = 1 + queue;
+}
+
+static void receive_data(struct dvmq_traffic *t, uint16_t endpoint, uint16_t queue, struct dvmq_frame *frame,
+			 struct rte_mbuf *m, uint64_t now)
 {
 	struct dvmq_flow *flow;
 
@@ -76,9 +85,11 @@ static void receive_data(struct dvmq_traffic *t, uint16_t endpoint, struct dvmq_
 		goto out;
 	}
 	if (endpoint == flow->via && flow->via != flow->dst) {
+		check_queue(t, &flow->via_queue, queue, now);
 		bounce(t, flow, frame, m);
 		return;
 	}
+	check_queue(t, &flow->dst_queue, queue, now);
 	t->stats[endpoint].rx++;
 	record_latency(t, frame->stamp.tsc, now);
 	if (!dvmq_flow_arrived(flow, frame->stamp.seq))
@@ -87,13 +98,13 @@ out:
 	rte_pktmbuf_free(m);
 }
 
-static void receive(struct dvmq_traffic *t, uint16_t endpoint, struct rte_mbuf *m, uint64_t now)
+static void receive(struct dvmq_traffic *t, uint16_t endpoint, uint16_t queue, struct rte_mbuf *m, uint64_t now)
 {
 	struct dvmq_frame frame;
 
 	switch (dvmq_frame_parse(m, t->id, &frame)) {
 	case DVMQ_FRAME_DATA:
-		receive_data(t, endpoint, &frame, m, now);
+		receive_data(t, endpoint, queue, &frame, m, now);
 		return;
 	case DVMQ_FRAME_CORRUPT:
 		t->corrupt++;
@@ -119,7 +130,7 @@ unsigned int dvmq_traffic_receive(struct dvmq_traffic *t)
 			n = rte_eth_rx_burst(port->port_id, q, burst, BURST);
 			now = rte_rdtsc();
 			for (i = 0; i < n; i++)
-				receive(t, endpoint, burst[i], now);
+				receive(t, endpoint, q, burst[i], now);
 			total += n;
 		}
 	}
@@ -205,6 +216,8 @@ static unsigned int send_flow(struct dvmq_traffic *t, struct dvmq_flow *flow, un
 	uint64_t now;
 
 	n = RTE_MIN(n, class_room(t, class));
+	if (t->options.even)
+		n = RTE_MIN(n, t->slowest + flow->window - flow->next);
 	if (n == 0 || !t->ports[flow->src].up || !t->ports[flow->via].up || !t->ports[flow->dst].up ||
 	    rte_pktmbuf_alloc_bulk(t->pool, burst, n) != 0)
 		return 0;
@@ -235,6 +248,16 @@ static unsigned int refill_tokens(struct dvmq_traffic *t, double rate)
 	return (unsigned int)t->tokens;
 }
 
+static uint64_t find_slowest(const struct dvmq_traffic *t)
+{
+	uint64_t least = UINT64_MAX;
+	unsigned int i;
+
+	for (i = 0; t->options.even && i < t->n_flows; i++)
+		least = RTE_MIN(least, t->flows[i].next);
+	return least;
+}
+
 /* One round over the flows, starting where the last one ran out of tokens. */
 unsigned int dvmq_traffic_send(struct dvmq_traffic *t, double rate)
 {
@@ -242,6 +265,7 @@ unsigned int dvmq_traffic_send(struct dvmq_traffic *t, double rate)
 
 	if (t->options.packets != 0)
 		budget = RTE_MIN((uint64_t)budget, t->options.packets - t->sent);
+	t->slowest = find_slowest(t);
 	for (i = 0; i < t->n_flows && total < budget; i++) {
 		n = send_flow(t, &t->flows[t->next_flow], budget - total);
 		total += n;

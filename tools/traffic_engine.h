@@ -42,10 +42,12 @@ struct dvmq_traffic {
 	uint64_t quota_slack;
 	uint16_t hot; /**< endpoint */
 
-	double tokens; /**< frames that the rate allows now */
+	uint64_t slowest; /**< least sequence number that a flow sends next; options.even only */
+	double tokens;	  /**< frames that the rate allows now */
 	uint64_t tokens_tsc;
 	uint64_t sent, corrupt, foreign, flooded, other, link_downs;
-	uint64_t settled_tsc; /**< until then strays count as flooded */
+	uint64_t split;	      /**< times that a flow arrived in another queue than before */
+	uint64_t settled_tsc; /**< until then strays count as flooded, and flows may change their queue */
 	uint64_t histogram[DVMQ_HISTOGRAM_BUCKETS];
 	uint64_t latency_max; /**< ns */
 };

@@ -48,13 +48,14 @@ struct dvmq_flow_template {
 struct dvmq_flow {
 	enum dvmq_traffic_mode mode;
 	uint16_t id;
-	uint16_t src, dst; /**< endpoints */
-	uint16_t via;	   /**< PVP: the guest that turns the frames round; else equal to dst */
-	uint16_t guest;	   /**< endpoint that the hot spot is about */
-	uint16_t txq;	   /**< queue of src */
-	uint16_t vlan;	   /**< 0: untagged */
-	uint16_t window;   /**< most frames in flight */
-	uint16_t quiet;	   /**< ticks without an arrival while frames are in flight */
+	uint16_t src, dst;	       /**< endpoints */
+	uint16_t via;		       /**< PVP: the guest that turns the frames round; else equal to dst */
+	uint16_t guest;		       /**< endpoint that the hot spot is about */
+	uint16_t txq;		       /**< queue of src */
+	uint16_t vlan;		       /**< 0: untagged */
+	uint16_t window;	       /**< most frames in flight */
+	uint16_t via_queue, dst_queue; /**< 1 + the RX queue of via, dst that its last frame came by; 0: none came */
+	uint16_t quiet;		       /**< ticks without an arrival while frames are in flight */
 
 	uint64_t next;	   /**< sequence number of the next frame to send */
 	uint64_t expected; /**< all below it are judged: received or lost */

@@ -43,6 +43,7 @@ static const char usage[] =
     "  --size N|imix        bytes of a frame without FCS and tag, 64..1514; imix: 7 x 64, 4 x 594, 1 x 1514\n"
     "                       (default 64)\n"
     "  --window N           most unacknowledged frames of a flow (default: what fills the rings by half)\n"
+    "  --even               no flow sends more than a window ahead of the slowest: all have the same share\n"
     "  --rate PPS           frames per second in all, within the windows (default 0: as the windows allow)\n"
     "  --profile NAME       steady; wander: a hot guest that changes; step: 10 % of --rate, and all of it from\n"
     "                       half of --seconds on; idle: announcements only (default steady)\n"
@@ -54,8 +55,8 @@ static const char usage[] =
     "  --wait S             how long to wait for all links (default 10)\n"
     "  --interval S         print counters every S seconds (default 0: never)\n"
     "  --stall S            a flow without arrivals for so long has lost what it had in flight (default 5)\n"
-    "  --settle S           frames at a wrong port count as flooded, not as foreign, for so long after the start\n"
-    "                       and after each change of a link (default 2)\n"
+    "  --settle S           frames at a wrong port count as flooded, not as foreign, and a flow may change its queue,\n"
+    "                       for so long after the start and after each change of a link (default 2)\n"
     "  --cpu LIST           CPUs this program may use (default: all, not pinned)\n"
     "  --huge               use hugepages (default: --no-huge)\n"
     "  --verbose            show the messages of DPDK\n"
@@ -63,7 +64,7 @@ static const char usage[] =
     "\n"
     "SIGUSR1 or a line `hot N` on stdin moves the hot spot. Guests and network announce themselves by a gratuitous\n"
     "ARP each second. Exit: 0 all delivered once and in order; 1 lost, reordered, duplicated, corrupt or foreign\n"
-    "frames, or nothing delivered; 2 not set up.\n";
+    "frames, flows that changed their RX queue (split), or nothing delivered; 2 not set up.\n";
 
 enum {
 	OPT_DIR = 256,
@@ -84,6 +85,7 @@ enum {
 	OPT_PEERS,
 	OPT_SIZE,
 	OPT_WINDOW,
+	OPT_EVEN,
 	OPT_RATE,
 	OPT_PROFILE,
 	OPT_HOT_SECONDS,
@@ -119,6 +121,7 @@ static const struct option long_options[] = {
     {"peers", required_argument, NULL, OPT_PEERS},
     {"size", required_argument, NULL, OPT_SIZE},
     {"window", required_argument, NULL, OPT_WINDOW},
+    {"even", no_argument, NULL, OPT_EVEN},
     {"rate", required_argument, NULL, OPT_RATE},
     {"profile", required_argument, NULL, OPT_PROFILE},
     {"hot-seconds", required_argument, NULL, OPT_HOT_SECONDS},
@@ -314,6 +317,9 @@ static void parse_traffic(int option, struct dvmq_traffic_options *o)
 		break;
 	case OPT_WINDOW:
 		o->window = number("window", optarg, 1, DVMQ_FLOW_HISTORY / 2);
+		break;
+	case OPT_EVEN:
+		o->even = true;
 		break;
 	case OPT_RATE:
 		o->rate = decimal("rate", optarg);

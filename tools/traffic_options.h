@@ -38,6 +38,7 @@ struct dvmq_traffic_options {
 	uint8_t n_sizes;
 	bool imix;
 	uint16_t vlans[DVMQ_GUESTS_MAX]; /**< of each guest, 0: untagged */
+	bool even;			 /**< no flow sends more than a window ahead of the slowest */
 	double rate;			 /**< frames per second in all, 0: as the windows allow */
 
 	enum dvmq_traffic_profile profile;

@@ -32,7 +32,7 @@
 struct line {
 	char word[5][WORD_LEN]; /* the words of the grammar by their place, a choice where one was offered */
 	char name[WORD_LEN];
-	char core[WORD_LEN];  /* or a number of queues */
+	char core[WORD_LEN]; /* or a number of queues */
 	char rest[DVMQ_LINE_LEN];
 };
 

@@ -157,7 +157,8 @@ static bool any_software_uplink(void)
 /* What the configuration, the guest and the operator allow a port to have. */
 static void limits(const struct dvmq_port *port, unsigned *ret_least, unsigned *ret_most)
 {
-	unsigned pairs = port->type == DVMQ_PORT_VHOST ? atomic_load_explicit(&port->n_rxvq, memory_order_relaxed) : 1;
+	unsigned pairs = port->type == DVMQ_PORT_VHOST ? atomic_load_explicit(&port->n_rxvq, memory_order_relaxed)
+						      : port->conf.queues;
 
 	*ret_least = port->conf.min;
 	*ret_most = RTE_MAX(*ret_least, RTE_MIN(dvmq_conf_max(&port->conf), RTE_MAX(pairs, 1u)));

@@ -62,6 +62,11 @@ traffic_started_or_ended() {
 	traffic_has '"event":"start"' || ended traffic
 }
 
+# traffic_settled: it looks by now whether flows keep their queue. Needs --interval.
+traffic_settled() {
+	grep '"event":"interval"' "$scratch/traffic.log" | jq -es 'any(.time > 2)'
+}
+
 traffic_has() { # traffic_has REGEX in what it said
 	grep -Eq "$1" "$scratch/traffic.log"
 }

@@ -599,7 +599,8 @@ static void test_complete(void)
 	CU_ASSERT_STRING_EQUAL(ask("complete set core all policy \n"), "ok\nlatency\nbalanced\nfrugal\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete set core \n"), "ok\n2\n4\nall\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete set port \n"), "ok\nup0\nweb1\nweb2\n");
-	CU_ASSERT_STRING_EQUAL(ask("complete set port web1 vmq \n"), "ok\nauto\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n13\n14\n15\n16\n");
+	CU_ASSERT_STRING_EQUAL(ask("complete set port web1 vmq \n"),
+			       "ok\nauto\n0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n11\n12\n13\n14\n15\n16\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete save config \n"), "ok\n<FILE>\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete save trace \n"), "ok\n<FILE>\noff\n");
 	CU_ASSERT_STRING_EQUAL(ask("complete save trace a \n"), "ok\n<SECONDS>\n");

@@ -42,7 +42,8 @@ static void put_ports(uint8_t *at, uint16_t src, uint16_t dst)
 }
 
 /* Returns the length. */
-static unsigned make_ipv4(const uint8_t *src, const uint8_t *dst, uint16_t src_port, uint16_t dst_port, uint8_t protocol)
+static unsigned make_ipv4(const uint8_t *src, const uint8_t *dst, uint16_t src_port, uint16_t dst_port,
+			  uint8_t protocol)
 {
 	memset(frame, 0, sizeof(frame));
 	frame[12] = 0x08;
@@ -54,7 +55,8 @@ static unsigned make_ipv4(const uint8_t *src, const uint8_t *dst, uint16_t src_p
 	return ETH + 20 + 20;
 }
 
-static unsigned make_ipv6(const uint8_t *src, const uint8_t *dst, uint16_t src_port, uint16_t dst_port, uint8_t protocol)
+static unsigned make_ipv6(const uint8_t *src, const uint8_t *dst, uint16_t src_port, uint16_t dst_port,
+			  uint8_t protocol)
 {
 	memset(frame, 0, sizeof(frame));
 	frame[12] = 0x86;
@@ -87,13 +89,22 @@ static const struct {
 } published6[] = {
     {{0x3f, 0xfe, 0x25, 0x01, 0x02, 0x00, 0x00, 0x03, [15] = 0x01},
      {0x3f, 0xfe, 0x25, 0x01, 0x02, 0x00, 0x1f, 0xff, [15] = 0x07},
-     1766, 2794, 0x2cc18cd5, 0x40207d3d},
+     1766,
+     2794,
+     0x2cc18cd5,
+     0x40207d3d},
     {{0xff, 0x02, [15] = 0x01},
      {0x3f, 0xfe, 0x05, 0x01, 0x00, 0x08, 0x00, 0x00, 0x02, 0x60, 0x97, 0xff, 0xfe, 0x40, 0xef, 0xab},
-     4739, 14230, 0x0f0c461c, 0xdde51bbf},
+     4739,
+     14230,
+     0x0f0c461c,
+     0xdde51bbf},
     {{0xfe, 0x80, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x00, 0xf8, 0xff, 0xfe, 0x21, 0x67, 0xcf},
      {0x3f, 0xfe, 0x19, 0x00, 0x45, 0x45, 0x00, 0x03, 0x02, 0x00, 0xf8, 0xff, 0xfe, 0x21, 0x67, 0xcf},
-     38024, 44251, 0x4b61e985, 0x02d1feef},
+     38024,
+     44251,
+     0x4b61e985,
+     0x02d1feef},
 };
 
 static void test_published(void)
@@ -123,10 +134,10 @@ static void test_published(void)
 /* Every byte of the tuple and each of its values counts as in the library's own loop. */
 static void test_library(void)
 {
-	static const uint8_t key[40] __rte_aligned(4) = {
-	    0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3,
-	    0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3,
-	    0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa};
+	static const uint8_t key[40] __rte_aligned(4) = {0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67,
+							 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb,
+							 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30,
+							 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa};
 
 	for (unsigned place = 0; place < 36; place++)
 		for (unsigned byte = 0; byte < 256; byte++) {
@@ -139,7 +150,8 @@ static void test_library(void)
 			tuple[place] = byte;
 			for (unsigned i = 0; i < 9; i++)
 				words[i] = rte_be_to_cpu_32(((const unaligned_uint32_t *)tuple)[i]);
-			len = make_ipv6(tuple, tuple + 16, tuple[32] << 8 | tuple[33], tuple[34] << 8 | tuple[35], IPPROTO_UDP);
+			len = make_ipv6(tuple, tuple + 16, tuple[32] << 8 | tuple[33], tuple[34] << 8 | tuple[35],
+					IPPROTO_UDP);
 			CU_ASSERT_EQUAL(hash_of_first(len), rte_softrss(words, 9, key));
 		}
 }
@@ -153,7 +165,7 @@ static void test_fragments(void)
 	for (unsigned i = 0; i < RTE_DIM(fragments); i++) {
 		frame[ETH + 6] = fragments[i] >> 8;
 		frame[ETH + 7] = fragments[i] & 0xff;
-		put_ports(frame + ETH + 20, i, i); /* only the first one has ports there */
+		put_ports(frame + ETH + 20, 1 + i, 7); /* only the first one has ports there */
 		CU_ASSERT_EQUAL(hash_of_first(len), published4[0].addresses);
 	}
 	frame[ETH + 6] = 0x40;
@@ -200,9 +212,12 @@ static void test_short(void)
 int main(void)
 {
 	CU_TestInfo tests[] = {
-	    {"published values", test_published}, {"each byte as the library", test_library},
-	    {"fragments", test_fragments},	  {"IPv4 options", test_options},
-	    {"cut off", test_short},		  CU_TEST_INFO_NULL,
+	    {"published values", test_published},
+	    {"each byte as the library", test_library},
+	    {"fragments", test_fragments},
+	    {"IPv4 options", test_options},
+	    {"cut off", test_short},
+	    CU_TEST_INFO_NULL,
 	};
 
 	return unit_run("hash of a flow", tests);

@@ -97,19 +97,24 @@ static struct dvmq_port_conf *add_conf(enum dvmq_port_type type, const char *nam
 	return port;
 }
 
-/* Begins a new configuration. */
-static void add_uplink(unsigned queues, enum dvmq_steering steering)
+static void add_another_uplink(const char *name, unsigned queues, enum dvmq_steering steering)
 {
 	static unsigned serial; /* a net_ring device leaves rings behind: the next needs another name */
 	struct dvmq_port_conf *port;
 	char device[64];
 
-	conf.ports = confs;
-	conf.n_ports = 0;
 	snprintf(device, sizeof(device), "net_ring_up%u", serial++);
-	port = add_conf(DVMQ_PORT_UPLINK, "up0", device);
+	port = add_conf(DVMQ_PORT_UPLINK, name, device);
 	port->queues = queues;
 	port->steering = steering;
+}
+
+/* Begins a new configuration. */
+static void add_uplink(unsigned queues, enum dvmq_steering steering)
+{
+	conf.ports = confs;
+	conf.n_ports = 0;
+	add_another_uplink("up0", queues, steering);
 }
 
 /* Frames to this port are for 02:00:00:00:00:NUMBER. */
@@ -140,8 +145,8 @@ static bool open_ports(void)
 	return ret == 0;
 }
 
-/* Frames into an RX queue of the uplink; the VLAN 0: untagged. */
-static void feed(unsigned queue, unsigned number, uint16_t vlan, unsigned n)
+/* Frames into an RX queue of an uplink, each of another flow; the VLAN 0: untagged. */
+static void feed_to(const char *uplink, unsigned queue, unsigned number, uint16_t vlan, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {
 		struct rte_mbuf *m = rte_pktmbuf_alloc(pool);
@@ -155,10 +160,16 @@ static void feed(unsigned queue, unsigned number, uint16_t vlan, unsigned n)
 		data[5] = number;
 		data[11] = 0xee;
 		data[12] = 0x08;
+		data[29] = i; /* of the source address */
 		if (vlan != 0)
 			memcpy(data + 12, (uint8_t[]){0x81, 0x00, vlan >> 8, vlan & 0xff, 0x08, 0x00}, 6);
-		CU_ASSERT_EQUAL_FATAL(rte_eth_tx_burst(dvmq_port_find("up0")->eth_id, queue, &m, 1), 1);
+		CU_ASSERT_EQUAL_FATAL(rte_eth_tx_burst(dvmq_port_find(uplink)->eth_id, queue, &m, 1), 1);
 	}
+}
+
+static void feed(unsigned queue, unsigned number, uint16_t vlan, unsigned n)
+{
+	feed_to("up0", queue, number, vlan, n);
 }
 
 static struct timespec deadline_from_now(void)
@@ -369,12 +380,186 @@ static void test_software(void)
 	dvmq_ports_close();
 }
 
+/* What each soft queue of web1 needs. */
+static void set_soft_demand(double first, double others)
+{
+	struct dvmq_port *port = dvmq_port_find("web1");
+
+	for (unsigned i = 0; i < port->n_soft; i++)
+		port->soft_queues[i]->load->demand = i == 0 ? first : others;
+}
+
+static unsigned n_soft(void)
+{
+	return dvmq_port_find("web1")->n_soft;
+}
+
+/* A tick a second, which is as often as a port may change. */
+static void soft_ticks(unsigned n)
+{
+	static uint64_t now = 2000000;
+
+	while (n-- > 0)
+		dvmq_soft_tick(now += 1000);
+}
+
+static void test_software_number(void)
+{
+	struct dvmq_port_conf *web1;
+	uint64_t promoted = dvmq_decision_count("promote"), demoted = dvmq_decision_count("demote");
+
+	add_uplink(1, DVMQ_STEER_SOFTWARE);
+	web1 = add_port("web1", 1);
+	web1->queues = 4;
+	web1->min = 1;
+	web1->max = 3;
+	web1->has_max = true;
+	if (!open_ports())
+		return;
+	CU_ASSERT_EQUAL(n_soft(), 1); /* min, whatever it needs */
+	CU_ASSERT_EQUAL(binding_of("web1")->requested, 1);
+	soft_ticks(10);
+	CU_ASSERT_EQUAL(n_soft(), 1);
+
+	set_soft_demand(0.89, 0);
+	soft_ticks(10);
+	CU_ASSERT_EQUAL(n_soft(), 1);
+	set_soft_demand(0.95, 0);
+	soft_ticks(1);
+	CU_ASSERT_EQUAL(n_soft(), 2);
+	CU_ASSERT_EQUAL(binding_of("web1")->requested, 2);
+	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web1")->reason, "2 queues instead of 1"));
+	CU_ASSERT_EQUAL(dvmq_decision_count("promote"), promoted + 1);
+	set_soft_demand(2, 0.05); /* one flow: it would be as hot anywhere */
+	soft_ticks(10);
+	CU_ASSERT_EQUAL(n_soft(), 2);
+	set_soft_demand(1.2, 1.2);
+	dvmq_port_find("web1")->conf.max = 2;
+	soft_ticks(10);
+	CU_ASSERT_EQUAL(n_soft(), 2);
+	dvmq_port_find("web1")->conf.max = 3;
+	soft_ticks(1);
+	CU_ASSERT_EQUAL(n_soft(), 3);
+	set_soft_demand(1.2, 1.2);
+	soft_ticks(10);
+	CU_ASSERT_EQUAL(n_soft(), 3); /* max */
+
+	feed(0, 1, 0, 200);
+	CU_ASSERT_TRUE(await_sent("web1", 200));
+	CU_ASSERT_EQUAL(taken_by("web1/soft0") + taken_by("web1/soft1") + taken_by("web1/soft2"), 200);
+	CU_ASSERT_TRUE(taken_by("web1/soft0") > 0 && taken_by("web1/soft1") > 0 && taken_by("web1/soft2") > 0);
+	check_sum();
+
+	set_soft_demand(0.5, 0.31); /* the first two do not fit into one */
+	soft_ticks(10);
+	CU_ASSERT_EQUAL(n_soft(), 3);
+	set_soft_demand(0.39, 0.39);
+	soft_ticks(1);
+	CU_ASSERT_EQUAL(n_soft(), 3); /* not at once */
+	soft_ticks(1);
+	CU_ASSERT_EQUAL(n_soft(), 2);
+	CU_ASSERT_EQUAL(dvmq_decision_count("demote"), demoted + 1);
+	set_soft_demand(0.2, 0.65);
+	soft_ticks(10);
+	CU_ASSERT_EQUAL(n_soft(), 2);
+	set_soft_demand(0, 0);
+	soft_ticks(10);
+	CU_ASSERT_EQUAL(n_soft(), 1); /* min */
+	feed(0, 1, 0, 100);
+	CU_ASSERT_TRUE(await_sent("web1", 300));
+	check_sum();
+	dvmq_ports_close();
+}
+
+static void test_by_hand(void)
+{
+	unsigned queues;
+
+	add_uplink(1, DVMQ_STEER_SOFTWARE);
+	add_port("web1", 1)->queues = 2;
+	if (!open_ports())
+		return;
+	queues = dvmq_n_queues;
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web9", 1, &err), -ENOENT);
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("up0", 1, &err), -EINVAL);
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", 3, &err), -EINVAL);
+	CU_ASSERT_STRING_EQUAL(err.text, "vmq: 3 is more than the 2 queue pairs of port web1");
+	CU_ASSERT_EQUAL(dvmq_port_find("web1")->by_hand, -1);
+
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", 2, &err), 0);
+	CU_ASSERT_EQUAL(n_soft(), 2);
+	CU_ASSERT_EQUAL(dvmq_n_queues, queues + 2);
+	CU_ASSERT_TRUE(await_owner("web1/soft0") && await_owner("web1/soft1"));
+	soft_ticks(10); /* cold, and stays */
+	CU_ASSERT_EQUAL(n_soft(), 2);
+	CU_ASSERT_EQUAL(dvmq_soft_open(dvmq_port_find("up0"), dvmq_port_find("web1"), 1, &err), 0); /* as a NIC uplink does */
+	CU_ASSERT_EQUAL(dvmq_n_queues, queues + 1);
+	dvmq_soft_close(dvmq_port_find("web1"));
+	CU_ASSERT_EQUAL(dvmq_n_queues, queues);
+	soft_ticks(2); /* it gets back what it should have */
+	CU_ASSERT_EQUAL(n_soft(), 2);
+
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", 0, &err), 0);
+	CU_ASSERT_EQUAL(n_soft(), 0);
+	feed(0, 1, 0, 100);
+	CU_ASSERT_TRUE(await_sent("web1", 100));
+	dvmq_queue_find("up0/rx0")->load->demand = 0.9;
+	soft_ticks(3); /* hot, and gets none */
+	CU_ASSERT_EQUAL(n_soft(), 0);
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", -1, &err), 0);
+	feed(0, 1, 0, 100);
+	CU_ASSERT_TRUE(await_sent("web1", 200));
+	dvmq_queue_find("up0/rx0")->load->demand = 0.9;
+	soft_ticks(1);
+	CU_ASSERT_EQUAL(n_soft(), 1);
+	dvmq_ports_close();
+
+	add_uplink(2, DVMQ_STEER_STATIC);
+	add_port("web1", 1);
+	if (open_ports()) {
+		CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", 1, &err), -ENOTSUP);
+		CU_ASSERT_EQUAL(dvmq_port_find("web1")->by_hand, -1);
+	}
+	dvmq_ports_close();
+}
+
+/* The rings are filled by the default queues of both, and each counts what it received. */
+static void test_two_uplinks(void)
+{
+	add_uplink(1, DVMQ_STEER_SOFTWARE);
+	add_another_uplink("up1", 1, DVMQ_STEER_SOFTWARE);
+	add_port("web1", 1);
+	if (!open_ports())
+		return;
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", 1, &err), 0);
+	CU_ASSERT_EQUAL(n_soft(), 1);
+	feed_to("up0", 0, 1, 0, 30);
+	feed_to("up1", 0, 1, 0, 70);
+	CU_ASSERT_TRUE(await_sent("web1", 100));
+	CU_ASSERT_EQUAL(taken_by("web1/soft0"), 100);
+	CU_ASSERT_EQUAL(dvmq_stats_collect()->port[dvmq_port_find("up0")->index].rx_packets, 30);
+	CU_ASSERT_EQUAL(dvmq_stats_collect()->port[dvmq_port_find("up1")->index].rx_packets, 70);
+	CU_ASSERT_EQUAL(dvmq_stats_collect()->port[dvmq_port_find("up1")->index].rx_bytes, 70 * 64);
+	check_sum();
+	for (unsigned i = 0; i < 2; i++) { /* both tell of it, and of its end */
+		const struct dvmq_port *uplink = dvmq_port_find(i == 0 ? "up0" : "up1");
+
+		CU_ASSERT_EQUAL(uplink->steer->bindings[dvmq_port_find("web1")->index].requested, 1);
+	}
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", -1, &err), 0);
+	soft_ticks(4);
+	CU_ASSERT_EQUAL(n_soft(), 0);
+	dvmq_ports_close();
+}
+
 int main(void)
 {
 	CU_TestInfo tests[] = {
 	    {"rule: MAC", test_rule_mac},   {"rule: MAC and VLAN", test_rule_mac_vlan},
 	    {"which backend", test_choice}, {"static", test_static},
-	    {"software", test_software},    CU_TEST_INFO_NULL,
+	    {"software", test_software},    {"number of soft queues", test_software_number},
+	    {"by hand", test_by_hand},	    {"two uplinks", test_two_uplinks},
+	    CU_TEST_INFO_NULL,
 	};
 	int ret = EXIT_FAILURE;
 
