@@ -704,14 +704,18 @@ static void test_vmdq(void)
 
 	nic = (struct nic){.driver = "net_ixgbe", .pools = 64, .queue_num = 128}; /* pool 1 is queue 2 */
 	add_uplink(2, DVMQ_STEER_VMDQ);
-	add_port("web1", 1);
 	if (open_ports()) {
+		feed_broadcast(2); /* a pool that nobody has had yet */
+		CU_ASSERT_TRUE(await_received(1));
+		CU_ASSERT_EQUAL(replicas(), 1);
+		add_port("web1", 1);
+		CU_ASSERT_EQUAL(dvmq_port_add(&confs[1], &err), 0);
 		CU_ASSERT_EQUAL(nic.n_rxq, 4);
 		CU_ASSERT_TRUE(pool_is(1, 1));
 		CU_ASSERT_TRUE(await_owner("up0/rx1"));
 		feed(2, 1, 0, 10);
 		CU_ASSERT_TRUE(await_sent("web1", 10));
-		CU_ASSERT_EQUAL(taken_by("up0/rx1"), 10);
+		CU_ASSERT_EQUAL(taken_by("up0/rx1"), 11);
 		check_sum();
 	}
 	dvmq_ports_close();
