@@ -8,8 +8,8 @@
 #	                 ◄──                   4 ... 7 ──► vm4 ... vm7  net_null
 #	                                       0 ──► the rest: groups, what is unknown, vm8 and vm9
 #
-# vm2 and vm3 are in VLAN 100. Every MAC must take its own pool, and what a group gets must reach each VM once although
-# the NIC copies it into all pools.
+# vm2 and vm3 are in VLAN 100. Every MAC must take its own pool, and what is for a group must reach each VM once,
+# although the NIC copies it into all pools.
 
 lab=${DVMQ_NICLAB:-$(dirname "$0")/../../../shared/niclab}
 fetched() {
@@ -24,7 +24,8 @@ fi
 
 [ -x "$lab/niclab.sh" ] || skip "no lab with an emulated NIC (DVMQ_NICLAB)"
 command -v qemu-system-x86_64 >/dev/null || skip "no QEMU"
-qemu-system-x86_64 -M q35 -device help 2>/dev/null | grep -q '"igb"' || skip "this QEMU has no igb NIC (8.0 or later has)"
+qemu-system-x86_64 -M q35 -device help 2>/dev/null | grep -q '"igb"' ||
+	skip "this QEMU has no igb NIC (8.0 or later has)"
 fetched || skip "no kernel for the lab, and it could not be fetched"
 testpmd=$(command -v dpdk-testpmd) || skip "no dpdk-testpmd"
 
@@ -62,9 +63,11 @@ cat >"$scratch/setup" <<-END
 END
 
 rc=0
-timeout 460 "$lab/niclab.sh" -t 450 -r 1024 -c 2 -b iommu -p "bus_pci bus_vdev mempool_ring net_e1000 net_null net_virtio" \
-	-s "$scratch/setup" -f "$scratch/dvmqd.conf $testpmd" -i "$DVMQ_ROOT/tests/system/niclab/vmdq.py" -l "$scratch/log" \
-	"$DVMQ_BUILD/dvmqd" -m 200 --log-level=lib.vhost.*:error -- -i -c "$scratch/dvmqd.conf" </dev/null >"$scratch/lab.log" 2>&1 || rc=$?
+timeout 460 "$lab/niclab.sh" -t 450 -r 1024 -c 2 -b iommu \
+	-p "bus_pci bus_vdev mempool_ring net_e1000 net_null net_virtio" -s "$scratch/setup" -f "$scratch/dvmqd.conf $testpmd" \
+	-i "$DVMQ_ROOT/tests/system/niclab/vmdq.py" -l "$scratch/log" \
+	"$DVMQ_BUILD/dvmqd" -m 200 --log-level=lib.vhost.*:error -- -i -c "$scratch/dvmqd.conf" \
+	</dev/null >"$scratch/lab.log" 2>&1 || rc=$?
 if ((rc)); then
 	tail -n 100 "$scratch/lab.log" "$scratch/log/console.log"
 	fail "the lab run ended with $rc"
