@@ -5,7 +5,7 @@
  *
  *   vmq      uplink RX queue -> its port; the queue is the decision, no look-up
  *   soft     ring            -> its port
- *   default  uplink RX queue -> FDB -> port, or flood
+ *   default  uplink RX queue -> FDB -> port, or flood; a spare VMDq pool floods nothing
  *   guest    virtqueue, or RX queue of an ethdev port -> FDB -> port or uplink, or flood
  *
  * The FDB is asked in three steps, each cheaper and more often enough than the

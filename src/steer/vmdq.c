@@ -23,18 +23,23 @@
 
 #define HASH_BUCKETS 4096 /* of a multicast table that goes by 12 bits of the address */
 
+static const char ignores_mac[] =
+	"its driver tells 82576, 82580 and i350 to go by VLAN alone (IGMAC): they may deliver frames twice";
+static const char mirrors[] =
+	"in promiscuous mode the default queue may get the frames of pools, too, and deliver them twice";
+
 /* What the drivers do, as read in their sources (DPDK 22.11 and 24.11). */
 static const struct driver {
 	const char *name;
-	bool fixed_queues; /* a pool has vmdq_queue_num / max_vmdq_pools RX queues, else as many as are configured: one */
+	bool fixed_queues; /* a pool has vmdq_queue_num / max_vmdq_pools RX queues; else as many as are configured */
 	bool filters_vlan; /* turns the VLAN filter on by itself, and takes multicast by hash */
 	const char *doubt; /* why auto keeps away from it */
 } drivers[] = {
 	{"net_ixgbe", true, true, NULL},
 	{"net_txgbe", true, true, NULL},
-	{"net_e1000_igb", false, true, "its driver tells 82576, 82580 and i350 to go by VLAN alone (IGMAC): they may deliver frames twice"},
-	{"net_i40e", true, false, "in promiscuous mode the default queue may get the frames of pools, too, and deliver them twice"},
-	{"net_bnxt", false, false, "in promiscuous mode the default queue may get the frames of pools, too, and deliver them twice"},
+	{"net_e1000_igb", false, true, ignores_mac},
+	{"net_i40e", true, false, mirrors},
+	{"net_bnxt", false, false, mirrors},
 };
 
 static const struct driver *find_driver(const char *name)
@@ -45,8 +50,8 @@ static const struct driver *find_driver(const char *name)
 	return NULL;
 }
 
-int dvmq_vmdq_layout(const struct rte_eth_dev_info *info, const struct dvmq_port_conf *conf, struct dvmq_rx_layout *layout,
-		     struct dvmq_err *err)
+int dvmq_vmdq_layout(const struct rte_eth_dev_info *info, const struct dvmq_port_conf *conf,
+		     struct dvmq_rx_layout *layout, struct dvmq_err *err)
 {
 	const struct driver *driver = find_driver(info->driver_name);
 	unsigned pools = info->max_vmdq_pools + (info->vmdq_queue_base > 0); /* the default queue is beside the pools */

@@ -86,7 +86,7 @@ static void test_rule_mac_vlan(void)
 
 /* ---- the backends ---- */
 
-static struct dvmq_port_conf confs[4];
+static struct dvmq_port_conf confs[8];
 
 static struct dvmq_port_conf *add_conf(enum dvmq_port_type type, const char *name, const char *device)
 {
@@ -552,6 +552,339 @@ static void test_two_uplinks(void)
 	dvmq_ports_close();
 }
 
+/* ---- VMDq: NICs that are not here, played by a net_ring device ---- */
+
+/* What the driver is told is caught on its way (meson.build: --wrap). */
+static struct nic {
+	const char *driver; /* NULL: the device is itself */
+	unsigned pools, queue_num, queue_base, pool_base;
+	int add_returns;
+	struct rte_eth_conf conf;
+	uint16_t n_rxq;
+	struct rte_ether_addr mac[8]; /* by pool */
+	unsigned n_added, n_removed, n_multicast;
+	int vlan_offload;
+	unsigned n_drop_en;
+	bool allmulticast;
+} nic;
+
+int __real_rte_eth_dev_info_get(uint16_t id, struct rte_eth_dev_info *info);
+int __real_rte_eth_dev_configure(uint16_t id, uint16_t n_rxq, uint16_t n_txq, const struct rte_eth_conf *conf);
+int __real_rte_eth_rx_queue_setup(uint16_t id, uint16_t queue, uint16_t n, unsigned socket,
+				  const struct rte_eth_rxconf *conf, struct rte_mempool *mp);
+int __wrap_rte_eth_dev_info_get(uint16_t id, struct rte_eth_dev_info *info);
+int __wrap_rte_eth_dev_configure(uint16_t id, uint16_t n_rxq, uint16_t n_txq, const struct rte_eth_conf *conf);
+int __wrap_rte_eth_rx_queue_setup(uint16_t id, uint16_t queue, uint16_t n, unsigned socket,
+				  const struct rte_eth_rxconf *conf, struct rte_mempool *mp);
+int __wrap_rte_eth_dev_mac_addr_add(uint16_t id, struct rte_ether_addr *mac, uint32_t pool_number);
+int __wrap_rte_eth_dev_mac_addr_remove(uint16_t id, struct rte_ether_addr *mac);
+int __wrap_rte_eth_dev_set_vlan_offload(uint16_t id, int offload);
+int __wrap_rte_eth_dev_set_mc_addr_list(uint16_t id, struct rte_ether_addr *list, uint32_t n);
+int __wrap_rte_eth_allmulticast_enable(uint16_t id);
+
+int __wrap_rte_eth_dev_info_get(uint16_t id, struct rte_eth_dev_info *info)
+{
+	int ret = __real_rte_eth_dev_info_get(id, info);
+
+	if (ret < 0 || nic.driver == NULL || strcmp(info->driver_name, "net_ring") != 0)
+		return ret;
+	info->driver_name = nic.driver;
+	info->max_vmdq_pools = nic.pools;
+	info->vmdq_queue_num = nic.queue_num;
+	info->vmdq_queue_base = nic.queue_base;
+	info->vmdq_pool_base = nic.pool_base;
+	info->rx_offload_capa |= RTE_ETH_RX_OFFLOAD_VLAN_FILTER;
+	return 0;
+}
+
+int __wrap_rte_eth_dev_configure(uint16_t id, uint16_t n_rxq, uint16_t n_txq, const struct rte_eth_conf *conf)
+{
+	struct rte_eth_conf plain = *conf;
+
+	if (conf->rxmode.mq_mode == RTE_ETH_MQ_RX_VMDQ_ONLY) {
+		nic.conf = *conf;
+		nic.n_rxq = n_rxq;
+		plain.rxmode.offloads &= ~RTE_ETH_RX_OFFLOAD_VLAN_FILTER;
+	}
+	return __real_rte_eth_dev_configure(id, n_rxq, n_txq, &plain);
+}
+
+int __wrap_rte_eth_rx_queue_setup(uint16_t id, uint16_t queue, uint16_t n, unsigned socket,
+				  const struct rte_eth_rxconf *conf, struct rte_mempool *mp)
+{
+	struct rte_eth_rxconf plain = *conf;
+
+	nic.n_drop_en += conf->rx_drop_en;
+	plain.rx_drop_en = 0;
+	return __real_rte_eth_rx_queue_setup(id, queue, n, socket, &plain, mp);
+}
+
+int __wrap_rte_eth_dev_mac_addr_add(uint16_t id, struct rte_ether_addr *mac, uint32_t pool_number)
+{
+	(void)id;
+	if (nic.add_returns == 0 && pool_number < RTE_DIM(nic.mac))
+		nic.mac[pool_number] = *mac;
+	nic.n_added++;
+	return nic.add_returns;
+}
+
+int __wrap_rte_eth_dev_mac_addr_remove(uint16_t id, struct rte_ether_addr *mac)
+{
+	(void)id;
+	nic.n_removed++;
+	for (unsigned i = 0; i < RTE_DIM(nic.mac); i++)
+		if (rte_is_same_ether_addr(&nic.mac[i], mac))
+			memset(&nic.mac[i], 0, sizeof(nic.mac[i]));
+	return 0;
+}
+
+int __wrap_rte_eth_dev_set_vlan_offload(uint16_t id, int offload)
+{
+	(void)id;
+	nic.vlan_offload = offload;
+	return 0;
+}
+
+int __wrap_rte_eth_dev_set_mc_addr_list(uint16_t id, struct rte_ether_addr *list, uint32_t n)
+{
+	static bool seen[4096];
+
+	(void)id;
+	memset(seen, 0, sizeof(seen));
+	nic.n_multicast = 0;
+	for (unsigned i = 0; i < n; i++) { /* the table of igb, ixgbe and txgbe goes by the last 12 bits */
+		unsigned bucket = list[i].addr_bytes[4] >> 4 | list[i].addr_bytes[5] << 4;
+
+		nic.n_multicast += rte_is_multicast_ether_addr(&list[i]) && !seen[bucket];
+		seen[bucket] = true;
+	}
+	return 0;
+}
+
+int __wrap_rte_eth_allmulticast_enable(uint16_t id)
+{
+	(void)id;
+	nic.allmulticast = true;
+	return 0;
+}
+
+/* The RX queues of pools, as each driver documents them. */
+static void test_vmdq_layout(void)
+{
+	static const struct {
+		const char *driver;
+		unsigned pools, queue_num, queue_base, pool_base; /* what the driver says of itself */
+		unsigned wanted, n, max, n_eth, to_configure;     /* what has to come of it */
+		uint16_t queue[3];                                /* of pool 0, 1 and the last one */
+	} nics[] = {
+		{"net_e1000_igb", 8, 16, 0, 0, 8, 8, 8, 8, 8, {0, 1, 7}},         /* 82576: one queue of two */
+		{"net_e1000_igb", 8, 8, 0, 0, 16, 8, 8, 8, 8, {0, 1, 7}},         /* i350; more wanted than there are */
+		{"net_ixgbe", 64, 128, 0, 0, 16, 16, 64, 32, 16, {0, 2, 30}},     /* 82599: two queues for a pool */
+		{"net_ixgbe", 64, 128, 0, 0, 100, 64, 64, 128, 64, {0, 2, 126}},
+		{"net_txgbe", 64, 128, 0, 0, 64, 64, 64, 128, 64, {0, 2, 126}},
+		{"net_i40e", 32, 128, 64, 1, 8, 8, 33, 92, 7, {0, 64, 88}},       /* 4 queues each, behind those of the PF */
+		{"net_i40e", 63, 252, 64, 1, 200, 64, 64, 316, 63, {0, 64, 312}}, /* the last pool number is 63 */
+		{"net_bnxt", 64, 128, 0, 0, 10, 10, 64, 10, 10, {0, 1, 9}},       /* as many as are configured: one each */
+	};
+	struct dvmq_port_conf port = {.steering = DVMQ_STEER_VMDQ};
+	struct rte_eth_dev_info info = {.rx_offload_capa = RTE_ETH_RX_OFFLOAD_VLAN_FILTER};
+	struct dvmq_rx_layout layout;
+
+	for (unsigned i = 0; i < RTE_DIM(nics); i++) {
+		struct rte_eth_conf eth = {0};
+
+		info.driver_name = nics[i].driver;
+		info.max_vmdq_pools = nics[i].pools;
+		info.vmdq_queue_num = nics[i].queue_num;
+		info.vmdq_queue_base = nics[i].queue_base;
+		info.vmdq_pool_base = nics[i].pool_base;
+		port.queues = nics[i].wanted;
+		CU_ASSERT_EQUAL_FATAL(dvmq_vmdq_layout(&info, &port, &layout, &err), 0);
+		CU_ASSERT_EQUAL(layout.n, nics[i].n);
+		CU_ASSERT_EQUAL(layout.max, nics[i].max);
+		CU_ASSERT_EQUAL(layout.n_eth, nics[i].n_eth);
+		CU_ASSERT_EQUAL(dvmq_rx_queue(&layout, 0), nics[i].queue[0]);
+		CU_ASSERT_EQUAL(dvmq_rx_queue(&layout, 1), nics[i].queue[1]);
+		CU_ASSERT_EQUAL(dvmq_rx_queue(&layout, layout.n - 1), nics[i].queue[2]);
+		dvmq_vmdq_conf(&info, &layout, &eth);
+		CU_ASSERT_EQUAL(eth.rxmode.mq_mode, RTE_ETH_MQ_RX_VMDQ_ONLY);
+		CU_ASSERT_EQUAL(eth.rx_adv_conf.vmdq_rx_conf.nb_queue_pools, nics[i].to_configure);
+		CU_ASSERT_EQUAL(eth.rx_adv_conf.vmdq_rx_conf.enable_default_pool, 1);
+		CU_ASSERT_EQUAL(eth.rx_adv_conf.vmdq_rx_conf.default_pool, 0);
+		CU_ASSERT_EQUAL(eth.rx_adv_conf.vmdq_rx_conf.enable_loop_back, 0);
+		CU_ASSERT_EQUAL(eth.rx_adv_conf.vmdq_rx_conf.rx_mode,
+				RTE_ETH_VMDQ_ACCEPT_UNTAG | RTE_ETH_VMDQ_ACCEPT_BROADCAST | RTE_ETH_VMDQ_ACCEPT_MULTICAST |
+					RTE_ETH_VMDQ_ACCEPT_HASH_MC);
+		/* i40e would match MAC and VLAN with it, bnxt has none of its own */
+		CU_ASSERT_EQUAL(eth.rxmode.offloads != 0,
+				strcmp(info.driver_name, "net_i40e") != 0 && strcmp(info.driver_name, "net_bnxt") != 0);
+	}
+	port.queues = 1;
+	CU_ASSERT_EQUAL(dvmq_vmdq_layout(&info, &port, &layout, &err), -ENOTSUP);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "queues = 1"));
+	port.queues = 8;
+	info.max_vmdq_pools = 0; /* i210, i211 */
+	CU_ASSERT_EQUAL(dvmq_vmdq_layout(&info, &port, &layout, &err), -ENOTSUP);
+	info.max_vmdq_pools = 8;
+	info.driver_name = "net_dpaa2"; /* says that it has pools */
+	CU_ASSERT_EQUAL(dvmq_vmdq_layout(&info, &port, &layout, &err), -ENOTSUP);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "net_dpaa2"));
+	info.driver_name = "net_e1000_igb"; /* not to be trusted without being told */
+	port.steering = DVMQ_STEER_AUTO;
+	CU_ASSERT_EQUAL(dvmq_vmdq_layout(&info, &port, &layout, &err), -ENOTSUP);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "IGMAC"));
+}
+
+/* A frame to all into an RX queue of the uplink. */
+static void feed_broadcast(unsigned queue)
+{
+	struct rte_mbuf *m = rte_pktmbuf_alloc(pool);
+	uint8_t *data;
+
+	CU_ASSERT_PTR_NOT_NULL_FATAL(m);
+	data = rte_pktmbuf_mtod(m, uint8_t *);
+	m->data_len = m->pkt_len = 64;
+	memset(data, 0, 64);
+	memset(data, 0xff, 6);
+	data[6] = 0x02;
+	data[11] = 0xee;
+	data[12] = 0x08;
+	CU_ASSERT_EQUAL_FATAL(rte_eth_tx_burst(dvmq_port_find("up0")->eth_id, queue, &m, 1), 1);
+}
+
+static bool await_received(uint64_t n)
+{
+	const struct dvmq_port *up = dvmq_port_find("up0");
+	struct timespec deadline = deadline_from_now();
+
+	while (dvmq_stats_collect()->port[up->index].rx_packets < n && !is_over(&deadline))
+		sched_yield();
+	return dvmq_stats_collect()->port[up->index].rx_packets == n;
+}
+
+static uint64_t replicas(void)
+{
+	return dvmq_stats_collect()->port[dvmq_port_find("up0")->index].drop[DVMQ_DROP_REPLICA];
+}
+
+static bool pool_is(unsigned number, unsigned mac)
+{
+	const uint8_t wanted[6] = {mac == 0 ? 0 : 0x02, 0, 0, 0, 0, mac};
+
+	return memcmp(&nic.mac[number], wanted, sizeof(wanted)) == 0;
+}
+
+static void check_vmdq_traffic(void)
+{
+	/* What the NIC sorted, and what came to the default pool. */
+	feed(1, 1, 0, 10);
+	feed(2, 2, 100, 20);
+	feed(0, 5, 0, 5);
+	CU_ASSERT_TRUE(await_sent("web1", 10));
+	CU_ASSERT_TRUE(await_sent("web2", 20));
+	CU_ASSERT_TRUE(await_sent("web5", 5));
+
+	/* A group: the default pool's is flooded, the NIC's copies are not, and no port gets two. */
+	for (unsigned i = 0; i < 4; i++)
+		feed_broadcast(i);
+	CU_ASSERT_TRUE(await_received(39));
+	CU_ASSERT_TRUE(await_sent("web1", 11));
+	CU_ASSERT_TRUE(await_sent("web3", 1));
+	CU_ASSERT_TRUE(await_sent("web5", 6));
+	CU_ASSERT_EQUAL(sent_to("web2"), 20); /* in another VLAN */
+	CU_ASSERT_EQUAL(replicas(), 3);
+	check_sum();
+
+	/* The MAC of web2 in the VLAN of web4: the pool of web2 brings both. */
+	feed(2, 2, 200, 7);
+	CU_ASSERT_TRUE(await_sent("web4", 7));
+	CU_ASSERT_EQUAL(sent_to("web2"), 20);
+	check_sum();
+}
+
+static void check_vmdq_changes(void)
+{
+	/* A pool that is free has copies of groups, and maybe the last frames of the port that had it. */
+	CU_ASSERT_EQUAL(dvmq_port_del("web1", &err), 0);
+	CU_ASSERT_EQUAL(nic.n_removed, 1);
+	CU_ASSERT_TRUE(pool_is(1, 0));
+	feed_broadcast(1);
+	feed(1, 5, 0, 5);
+	CU_ASSERT_TRUE(await_sent("web5", 11));
+	CU_ASSERT_EQUAL(replicas(), 4);
+	check_sum();
+
+	/* A port without a pool gets it when it is asked for; a refusal says why. */
+	nic.add_returns = -ENOSPC;
+	CU_ASSERT_EQUAL(dvmq_vmq_set(dvmq_port_find("up0"), dvmq_port_find("web5"), 1), -ENOSPC);
+	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web5")->reason, "table of MACs is full"));
+	nic.add_returns = 0;
+	CU_ASSERT_EQUAL(dvmq_vmq_set(dvmq_port_find("up0"), dvmq_port_find("web5"), 1), 0);
+	CU_ASSERT_TRUE(pool_is(1, 5));
+	CU_ASSERT_EQUAL(dvmq_vmq_set(dvmq_port_find("up0"), dvmq_port_find("web5"), 0), 0);
+	CU_ASSERT_TRUE(pool_is(1, 0));
+
+	/* Several pools for a port there are none: it gets one. */
+	CU_ASSERT_EQUAL(dvmq_port_del("web3", &err), 0);
+	CU_ASSERT_EQUAL(dvmq_vmq_set(dvmq_port_find("up0"), dvmq_port_find("web5"), 2), -ENOSPC);
+	CU_ASSERT_EQUAL(binding_of("web5")->n, 1);
+	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web5")->reason, "one queue only: a VMDq pool has one queue"));
+}
+
+static void test_vmdq(void)
+{
+	nic = (struct nic){.driver = "net_e1000_igb", .pools = 4, .queue_num = 8, .vlan_offload = -1};
+	add_uplink(8, DVMQ_STEER_VMDQ); /* more than there are */
+	add_port("web1", 1);
+	add_port("web2", 2)->vlan = 100;
+	add_port("web4", 2)->vlan = 200; /* the MAC of web2 */
+	add_port("web3", 3);
+	add_port("web5", 5);
+	if (open_ports()) {
+		CU_ASSERT_EQUAL(dvmq_port_find("up0")->n_queues, 4);
+		CU_ASSERT_EQUAL(nic.n_rxq, 4);
+		CU_ASSERT_EQUAL(nic.conf.rx_adv_conf.vmdq_rx_conf.nb_queue_pools, 4);
+		CU_ASSERT_EQUAL(nic.n_drop_en, 4);
+		CU_ASSERT_TRUE(nic.allmulticast);
+		CU_ASSERT_EQUAL(nic.n_multicast, 4096);
+		CU_ASSERT_EQUAL(nic.vlan_offload, 0); /* off again */
+		CU_ASSERT_EQUAL(nic.n_added, 3);
+		CU_ASSERT_TRUE(pool_is(1, 1) && pool_is(2, 2) && pool_is(3, 3));
+		CU_ASSERT_EQUAL(binding_of("web2")->n, 1);
+		CU_ASSERT_TRUE(binding_of("web2")->accepted);
+		CU_ASSERT_EQUAL(binding_of("web4")->n, 0);
+		CU_ASSERT_STRING_EQUAL(binding_of("web4")->reason,
+				       "its MAC is in the pool of port web2 (VLAN 100): a MAC has one pool");
+		CU_ASSERT_EQUAL(binding_of("web5")->n, 0);
+		CU_ASSERT_STRING_EQUAL(binding_of("web5")->reason, "all 3 queues of up0 are taken; the NIC has no more");
+		for (unsigned i = 0; i < 4; i++)
+			CU_ASSERT_TRUE(await_owner(dvmq_port_find("up0")->queues[i]->name));
+		check_vmdq_traffic();
+		check_vmdq_changes();
+	}
+	dvmq_ports_close();
+	CU_ASSERT_TRUE(pool_is(1, 0) && pool_is(2, 0) && pool_is(3, 0)); /* nothing is left in the NIC */
+
+	nic = (struct nic){.driver = "net_ixgbe", .pools = 64, .queue_num = 128}; /* pool 1 is queue 2 */
+	add_uplink(2, DVMQ_STEER_VMDQ);
+	if (open_ports()) {
+		feed_broadcast(2); /* a pool that nobody has had yet */
+		CU_ASSERT_TRUE(await_received(1));
+		CU_ASSERT_EQUAL(replicas(), 1);
+		add_port("web1", 1);
+		CU_ASSERT_EQUAL(dvmq_port_add(&confs[1], &err), 0);
+		CU_ASSERT_EQUAL(nic.n_rxq, 4);
+		CU_ASSERT_TRUE(pool_is(1, 1));
+		CU_ASSERT_TRUE(await_owner("up0/rx1"));
+		feed(2, 1, 0, 10);
+		CU_ASSERT_TRUE(await_sent("web1", 10));
+		CU_ASSERT_EQUAL(taken_by("up0/rx1"), 11);
+		check_sum();
+	}
+	dvmq_ports_close();
+	nic = (struct nic){0};
+}
+
 int main(void)
 {
 	CU_TestInfo tests[] = {
@@ -559,7 +892,7 @@ int main(void)
 	    {"which backend", test_choice}, {"static", test_static},
 	    {"software", test_software},    {"number of soft queues", test_software_number},
 	    {"by hand", test_by_hand},	    {"two uplinks", test_two_uplinks},
-	    CU_TEST_INFO_NULL,
+	    {"VMDq: pools and queues", test_vmdq_layout}, {"VMDq", test_vmdq}, CU_TEST_INFO_NULL,
 	};
 	int ret = EXIT_FAILURE;
 
