@@ -355,8 +355,7 @@ static void check(struct dvmq_traffic_options *o)
 	bool network = o->shares[DVMQ_P2V] + o->shares[DVMQ_V2P] + o->shares[DVMQ_PVP] > 0;
 
 	if ((o->uplink_rx + (o->uplink_tx ? o->uplink_tx : o->uplink_rx)) * o->uplink_ring > UINT16_MAX + 1)
-		refuse("--uplink-queues and --uplink-tx times --uplink-ring exceed the 65536 slots of memif; lower "
-		       "--uplink-ring");
+		refuse("--uplink-queues and --uplink-tx times --uplink-ring exceed the 65536 slots of memif; lower --uplink-ring");
 	if (o->dir == NULL)
 		refuse("--dir is missing");
 	if (o->uplink != NULL && strcmp(o->uplink, "none") == 0) {

@@ -804,7 +804,7 @@ static void test_numa(void)
 	begin(3, 2);
 	cores[1].numa = 1;
 	add(0, 0.45);
-	add(0, 0.50)->pinned = true;
+	add(0, 0.60)->pinned = true;
 	add(1, 0.40)->numa = 1;
 	fast();
 	CU_ASSERT_EQUAL(queues[0].core, 2);
