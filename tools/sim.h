@@ -43,7 +43,9 @@ struct sim {
 	unsigned n_cores, n_queues;
 	double now_ms, phase_ms; /* phase: of all periods of the planners, against the scenario's */
 	uint64_t random;	 /* state of sim_random() */
-	double demand[SIM_QUEUES_MAX];
+	double demand[SIM_QUEUES_MAX]; /* on a core of its own node, beside no busy sibling */
+	double need[SIM_QUEUES_MAX];   /* where it is now */
+	int core_node[SIM_CORES_MAX], sibling[SIM_CORES_MAX], queue_node[SIM_QUEUES_MAX];
 	unsigned core[SIM_QUEUES_MAX];
 	uint32_t group[SIM_QUEUES_MAX];
 	bool active[SIM_CORES_MAX];
@@ -62,6 +64,7 @@ struct sim {
 double sim_random(struct sim *sim); /* 0 <= x < 1 */
 void sim_move(struct sim *sim, unsigned queue, unsigned core);
 void sim_set_active(struct sim *sim, unsigned core, bool active);
+bool sim_remote(const struct sim *sim, unsigned queue, unsigned core);
 void sim_add_up(struct sim *sim);
 void sim_decided(struct sim *sim, double us);
 void sim_place_by_size(struct sim *sim, unsigned n_cores);
@@ -105,6 +108,7 @@ struct sim_result {
 	/* over time */
 	double overload;	    /* share of active core time with more demand than a core has */
 	double left;		    /* that part of it which the planner had seen and left */
+	double remote;		    /* share of the demand that is served from another node */
 	double mean_cores;	    /* active */
 	double fewest_cores;	    /* that carry the load when each is filled to target */
 	double moves_per_s, undone; /* undone: share of the moves */

@@ -23,7 +23,7 @@ static double consumed(const struct sim *sim, unsigned queue)
 {
 	double load = sim->load[sim->core[queue]];
 
-	return load > 1 ? sim->demand[queue] / load : sim->demand[queue];
+	return load > 1 ? sim->need[queue] / load : sim->need[queue];
 }
 
 /* Nobody's clock is in step with the load's. */
@@ -85,8 +85,8 @@ static void own_plan(struct sim *sim, struct own *own, enum dvmq_loop loop, uint
 	for (unsigned i = 0; i < sim->n_cores; i++)
 		own->cores[i] =
 		    (struct dvmq_balance_core){.id = i,
-					       .numa = 0,
-					       .sibling = -1,
+					       .numa = sim->core_node[i],
+					       .sibling = sim->sibling[i],
 					       .state = sim->active[i] ? DVMQ_CORE_ACTIVE : DVMQ_CORE_PARKED,
 					       .wish = own->wish};
 	for (unsigned i = 0; i < sim->n_queues; i++) {
@@ -95,7 +95,8 @@ static void own_plan(struct sim *sim, struct own *own, enum dvmq_loop loop, uint
 		own->queues[i] = (struct dvmq_balance_queue){.id = i,
 							     .core = sim->core[i],
 							     .group = sim->group[i],
-							     .demand = sim->demand[i],
+							     .numa = sim->queue_node[i],
+							     .demand = sim->need[i],
 							     .occupancy = over > 0 ? 1 : 0,
 							     .age_ms = sim->now_ms - sim->moved_ms[i]};
 	}
@@ -156,9 +157,17 @@ static void *static_begin(struct sim *sim)
 
 static void *robin_begin(struct sim *sim)
 {
+	unsigned at[2] = {0};
+
 	wake_all(sim);
-	for (unsigned i = 0; i < sim->n_queues; i++)
-		sim->core[i] = i % sim->n_cores;
+	for (unsigned i = 0; i < sim->n_queues; i++) {
+		unsigned *next = &at[sim->queue_node[i] > 0];
+
+		/* On its own node if that has a core. */
+		for (unsigned k = 0; k < sim->n_cores && sim_remote(sim, i, *next % sim->n_cores); k++)
+			(*next)++;
+		sim->core[i] = (*next)++ % sim->n_cores;
+	}
 	return &nothing;
 }
 
@@ -175,7 +184,8 @@ static int larger(const void *a, const void *b)
 }
 
 /* Where each queue would go: the largest first, each to the emptiest of the first n cores; idle ones in turn. */
-static void assign(const struct sim *sim, const double *size, unsigned n_cores, unsigned *core, double *load)
+static void assign(const struct sim *sim, const double *size, unsigned n_cores, bool local, unsigned *core,
+		   double *load)
 {
 	static unsigned order[SIM_QUEUES_MAX];
 
@@ -187,9 +197,13 @@ static void assign(const struct sim *sim, const double *size, unsigned n_cores, 
 	for (unsigned i = 0; i < sim->n_queues; i++) {
 		unsigned best = 0;
 
-		for (unsigned c = 1; c < n_cores; c++)
-			if (load[c] < load[best])
+		for (unsigned c = 1; c < n_cores; c++) {
+			bool far = local && sim_remote(sim, order[i], c),
+			     best_far = local && sim_remote(sim, order[i], best);
+
+			if (far != best_far ? best_far : load[c] < load[best])
 				best = c;
+		}
 		if (size[order[i]] <= 0)
 			best = order[i] % n_cores;
 		core[order[i]] = best;
@@ -201,7 +215,7 @@ void sim_place_by_size(struct sim *sim, unsigned n_cores)
 {
 	double load[SIM_CORES_MAX];
 
-	assign(sim, sim->demand, n_cores, sim->core, load);
+	assign(sim, sim->demand, n_cores, true, sim->core, load);
 }
 
 static void *lpt_begin(struct sim *sim)
@@ -217,10 +231,10 @@ static void lpt_decide(struct sim *sim, bool now)
 	unsigned n = sim->n_cores;
 
 	for (unsigned i = 0; i < sim->n_queues; i++)
-		total += sim->demand[i];
+		total += sim->need[i];
 	if (!now)
 		n = fmin(sim->n_cores, fmax(1, ceil(total / sim->params.target)));
-	assign(sim, sim->demand, n, core, load);
+	assign(sim, sim->need, n, false, core, load);
 	sim_decided(sim, sim_cpu_us() - start);
 	for (unsigned i = 0; i < n; i++)
 		sim_set_active(sim, i, true);
@@ -280,7 +294,7 @@ static void ovs_decide(struct sim *sim, const double *used)
 
 	for (unsigned i = 0; i < sim->n_queues; i++)
 		is[sim->core[i]] += used[i];
-	assign(sim, used, sim->n_cores, core, would);
+	assign(sim, used, sim->n_cores, true, core, would);
 	sim_decided(sim, sim_cpu_us() - start);
 	if (variance(would, sim->n_cores) > 0.75 * variance(is, sim->n_cores))
 		return;

@@ -6,6 +6,9 @@
 
 #include "sim.h"
 
+/* docs/balancer.md has the model of places. */
+#define REMOTE	  0.25 /* a queue needs so much more when its memory is on another node */
+#define SMT	  0.30 /* and so much beside a fully busy sibling */
 #define UNDONE_MS 1000 /* a queue that is back on the core it left within this time: the move was for nothing */
 
 /* xorshift64*: the same numbers on every machine. */
@@ -24,11 +27,31 @@ void sim_set_active(struct sim *sim, unsigned core, bool active)
 	sim->active[core] = active;
 }
 
+bool sim_remote(const struct sim *sim, unsigned queue, unsigned core)
+{
+	int a = sim->core_node[core], b = sim->queue_node[queue];
+
+	return a >= 0 && b >= 0 && a != b;
+}
+
+static double local_need(const struct sim *sim, unsigned queue, unsigned core)
+{
+	return sim->demand[queue] * (sim_remote(sim, queue, core) ? 1 + REMOTE : 1);
+}
+
 void sim_add_up(struct sim *sim)
 {
-	memset(sim->load, 0, sizeof(sim->load));
+	double alone[SIM_CORES_MAX] = {0};
+
+	for (unsigned i = 0; i < sim->n_queues; i++) {
+		sim->need[i] = local_need(sim, i, sim->core[i]);
+		alone[sim->core[i]] += sim->need[i];
+	}
+	for (unsigned i = 0; i < sim->n_cores; i++)
+		sim->load[i] = alone[i] * (sim->sibling[i] < 0 ? 1 : 1 + SMT * fmin(1, alone[sim->sibling[i]]));
 	for (unsigned i = 0; i < sim->n_queues; i++)
-		sim->load[sim->core[i]] += sim->demand[i];
+		if (sim->sibling[sim->core[i]] >= 0)
+			sim->need[i] *= 1 + SMT * fmin(1, alone[sim->sibling[sim->core[i]]]);
 }
 
 void sim_move(struct sim *sim, unsigned queue, unsigned core)
@@ -41,8 +64,10 @@ void sim_move(struct sim *sim, unsigned queue, unsigned core)
 	sim->undone += sim->came_from[queue] == core && sim->now_ms - sim->moved_ms[queue] <= UNDONE_MS;
 	sim->came_from[queue] = from;
 	sim->moved_ms[queue] = sim->now_ms;
-	sim->load[from] -= sim->demand[queue];
-	sim->load[core] += sim->demand[queue];
+	/* Siblings follow when sim_add_up() is called. */
+	sim->load[from] -= sim->need[queue];
+	sim->need[queue] = local_need(sim, queue, core);
+	sim->load[core] += sim->need[queue];
 	sim->core[queue] = core;
 }
 
@@ -92,6 +117,19 @@ static void place_for_start(struct sim *sim)
 	sim_place_by_size(sim, n);
 }
 
+/* Nodes and siblings of a trace; cores go by their place here, and an unknown node is near to everything. */
+static void take_places(struct sim *sim, const struct sim_input *in)
+{
+	for (unsigned i = 0; i < sim->n_cores; i++) {
+		sim->core_node[i] = in->cores[i].numa;
+		for (unsigned k = 0; k < sim->n_cores; k++)
+			if (k != i && in->cores[i].sibling >= 0 && in->cores[k].id == (unsigned)in->cores[i].sibling)
+				sim->sibling[i] = k;
+	}
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		sim->queue_node[i] = in->queues[i].numa;
+}
+
 static void begin(const struct sim_job *job, struct sim *sim, unsigned trial)
 {
 	memset(sim, 0, offsetof(struct sim, decision_us));
@@ -107,10 +145,13 @@ static void begin(const struct sim_job *job, struct sim *sim, unsigned trial)
 		sim->moved_ms[i] = NAN;
 		sim->came_from[i] = SIM_CORES_MAX;
 	}
-	for (unsigned i = 0; i < sim->n_cores; i++)
+	for (unsigned i = 0; i < sim->n_cores; i++) {
 		sim_set_active(sim, i, true);
+		sim->sibling[i] = -1;
+	}
 	if (job->frames) {
 		sim->params = job->frames[0].params;
+		take_places(sim, &job->frames[0]);
 		for (unsigned i = 0; i < sim->n_queues; i++) {
 			const struct dvmq_balance_queue *q = &job->frames[0].queues[i];
 
@@ -150,7 +191,7 @@ static void run_once(struct sim *sim, const struct sim_planner *planner, void *s
 }
 
 struct sums {
-	double overload, left, cores, fewest, ticks;
+	double overload, left, remote, demand, cores, fewest, ticks;
 };
 
 static unsigned count_overloaded(const struct sim *sim)
@@ -167,8 +208,11 @@ static void count_tick(const struct sim *sim, struct sums *sums)
 {
 	double total = 0;
 
-	for (unsigned i = 0; i < sim->n_cores; i++)
-		total += sim->load[i];
+	for (unsigned i = 0; i < sim->n_queues; i++) {
+		total += sim->demand[i];
+		sums->remote += sim_remote(sim, i, sim->core[i]) ? sim->demand[i] : 0;
+	}
+	sums->demand += total;
 	sums->overload += count_overloaded(sim);
 	sums->cores += sim->n_active;
 	sums->fewest += fmin(sim->n_cores, fmax(1, ceil(total / sim->params.target - 1e-6)));
@@ -195,6 +239,7 @@ static void run_time(const struct sim_job *job, struct sim *sim, const struct si
 			result->sample_max[result->n_samples++] = max_load(sim);
 		}
 		planner->step(sim, state, false);
+		sim_add_up(sim);
 		sums->left += count_overloaded(sim);
 	}
 }
@@ -234,6 +279,7 @@ static int run_planner(const struct sim_job *job, struct sim *sim, const struct 
 	result->n_decisions = sim->n_decisions;
 	if (!once) {
 		result->overload = sums.overload / sums.cores;
+		result->remote = sums.demand > 0 ? sums.remote / sums.demand : 0;
 		result->left = sums.left / sums.cores;
 		result->mean_cores = sums.cores / sums.ticks;
 		result->fewest_cores = sums.fewest / sums.ticks;

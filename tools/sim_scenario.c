@@ -185,6 +185,32 @@ static void begin_churn(struct sim *sim)
 	step_churn(sim);
 }
 
+/* Node 0 has what it can carry, from second 20 to 40 more than that, while node 1 has room. */
+static void step_numa(struct sim *sim)
+{
+	shake(sim, 1);
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		if (sim->queue_node[i] == 0 && sim->now_ms >= 20000 && sim->now_ms < 40000)
+			sim->demand[i] *= 2.5;
+}
+
+/* Two nodes, each physical core two threads; a VM has its memory on one node. */
+static void begin_numa(struct sim *sim)
+{
+	unsigned half = sim->n_cores / 2;
+
+	/* Numbered as Linux does it: first one thread of each physical core, then the other. */
+	for (unsigned i = 0; i < sim->n_cores; i++) {
+		sim->core_node[i] = i % half % 2;
+		sim->sibling[i] = i < half ? (int)(i + half) : i < 2 * half ? (int)(i - half) : -1;
+	}
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		sim->queue_node[i] = i / 4 % 2;
+	sizes(sim, 0.8);
+	scale(sim, base, 0.27 * sim->n_cores);
+	step_numa(sim);
+}
+
 const struct sim_scenario sim_scenarios[] = {
     {"elephants", "one decision: 10 % of the queues changed, some now need half a core and more", 128, 4096, 200, 0,
      begin_elephants, NULL},
@@ -196,5 +222,7 @@ const struct sim_scenario sim_scenarios[] = {
     {"seesaw", "60 s: against the planner, the load changes sides every 150 ms", 16, 256, 1, 60, begin_seesaw,
      step_seesaw},
     {"churn", "60 s: VMs come and go", 16, 256, 1, 60, begin_churn, step_churn},
+    {"numa", "60 s: two nodes and SMT; one node has more than it can carry from 20 s to 40 s", 32, 512, 1, 60,
+     begin_numa, step_numa},
     {0},
 };

@@ -9,15 +9,18 @@
 
 #include "internal.h"
 
-#define WINDOW	       16   /* parts of hold_ms in which the need of cores is remembered */
-#define STANDING       0.5  /* occupancy from which a queue has a backlog */
-#define STANDING_CALLS 2    /* fast calls in a row after which a backlog stands */
-#define CREDIT_PERIODS 10   /* slow periods that one call may count for, so that a clock that jumps proves nothing */
-#define MOVES_MIN      4.0  /* moves per second that are allowed however few the queues are */
-#define FEW_QUEUES     16   /* queues per core up to which the slow loop tries more than two goals */
-#define GAIN_MIN       0.05 /* share of its load that a step should take from a core where nothing fits */
-#define SERVES_MIN     0.01 /* demand of a queue worth moving in the fast loop, in cores */
-#define PARK_TRIES     3    /* cores tried for parking per plan */
+#define WINDOW	       16    /* parts of hold_ms in which the need of cores is remembered */
+#define STANDING       0.5   /* occupancy from which a queue has a backlog */
+#define STANDING_CALLS 2     /* fast calls in a row after which a backlog stands */
+#define CREDIT_PERIODS 10    /* slow periods that one call may count for, so that a clock that jumps proves nothing */
+#define MOVES_MIN      4.0   /* moves per second that are allowed however few the queues are */
+#define FEW_QUEUES     16    /* queues per core up to which the slow loop tries more than two goals */
+#define GAIN_MIN       0.05  /* share of its load that a step should take from a core where nothing fits */
+#define SERVES_MIN     0.01  /* demand of a queue worth moving in the fast loop, in cores */
+#define ECONOMY_MIN    0.005 /* least that a move to a cheaper place saves, in cores */
+#define ECONOMY_SHARE  0.1   /* the same as a share of the queue's demand: more than noise */
+#define ECONOMY_MOST   1.0   /* share of its demand that a queue may save at most, so that small ones need no look */
+#define PARK_TRIES     3     /* cores tried for parking per plan */
 
 struct streak {
 	unsigned core;
@@ -400,7 +403,9 @@ static bool fit(struct work *w, int c, double cap, bool whole, unsigned n, struc
 			if ((int)d == c || !w->cores[d].open || left < -EPSILON)
 				continue;
 			cost = dvmq_work_cost(w, q, c, d);
-			if (cost > 0 && cost >= fmin(q->demand, excess))
+			/* What it needs more over there has to fit too. */
+			left -= fmax(0, cost);
+			if (left < -EPSILON || (cost > 0 && cost >= fmin(q->demand, excess)))
 				continue;
 			score = misfit + cost + left / 100 - (w->cores[d].mates ? AFFINITY_GAIN : 0);
 			if (score < best.score)
@@ -639,6 +644,40 @@ static bool try_park(struct work *w, int core)
 	return false;
 }
 
+/*
+ * Queues that need less elsewhere (their node, a core of their own) go there,
+ * those that gain most first, where there is room below target.
+ */
+static void economize(struct dvmq_balance *b)
+{
+	struct work *w = &b->work;
+
+	while (w->moved < w->limit) {
+		struct step best = {NONE, NONE, -ECONOMY_MIN};
+
+		for (unsigned i = 0; i < w->n_queues; i++) {
+			const struct queue *q = &w->queues[i];
+
+			if (q->fixed || q->recent || q->core == NONE || q->core != q->home ||
+			    q->demand * ECONOMY_MOST < ECONOMY_MIN)
+				continue;
+			for (unsigned d = 0; d < w->n_cores; d++) {
+				double cost;
+
+				if (!w->cores[d].open || (int)d == q->core ||
+				    w->cores[d].load + q->demand > w->params->target)
+					continue;
+				cost = dvmq_work_cost(w, q, q->core, d);
+				if (cost < best.score && cost <= -ECONOMY_SHARE * q->demand)
+					best = (struct step){i, d, cost};
+			}
+		}
+		if (best.queue == NONE)
+			return;
+		dvmq_work_place(w, best.queue, best.to);
+	}
+}
+
 /* Parks a core that the load did not need during hold_ms: first one that shares its physical core, then the emptiest.
  */
 static const char *shrink_cores(struct dvmq_balance *b, unsigned need, unsigned most)
@@ -710,10 +749,15 @@ static const char *slow(struct dvmq_balance *b, uint32_t max_moves)
 	}
 	if (b->n_activate == growth && (!metered || h->tokens >= 1)) {
 		/* Emptying a core is one decision: the budget may be overdrawn for it, and is owed. */
+		unsigned limit = w->limit;
+
 		if (metered)
 			w->limit = w->n_queues;
 		why = shrink_cores(b, need, most);
+		w->limit = limit;
 	}
+	if (w->moved == 0 && b->n_activate == 0 && w->limit > 0 && dvmq_work_distant(w))
+		economize(b);
 	h->slow_started = true;
 	return w->moved > 0 || b->n_activate > 0 ? NULL : why ? why : calm;
 }
@@ -779,6 +823,9 @@ static void explain_move(const struct dvmq_balance *b, enum dvmq_loop loop, int 
 	else if (loop == DVMQ_LOOP_FAST)
 		snprintf(text, size, "core %u at %.2f, above high %.2f; best fit: core %u at %.2f", from->id,
 			 from->before, w->params->high, to->id, to->before);
+	else if (dvmq_work_cost(w, q, q->home, q->core) <= -ECONOMY_SHARE * q->demand && from->before <= b->goal)
+		snprintf(text, size, "core %u serves it for less than core %u (its node, or no busy sibling)", to->id,
+			 from->id);
 	else if (from->before > b->goal)
 		snprintf(text, size, "core %u at %.2f, goal %.2f; core %u at %.2f", from->id, from->before, b->goal,
 			 to->id, to->before);

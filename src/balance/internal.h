@@ -111,6 +111,7 @@ double dvmq_work_max(const struct work *w);
 double dvmq_work_largest(struct work *w, int core);
 void dvmq_work_sort(const struct work *w, int *list, unsigned n);
 unsigned dvmq_work_gather(struct work *w, int core);
+bool dvmq_work_distant(const struct work *w);
 double dvmq_work_cost(const struct work *w, const struct queue *q, int from, int to);
 void dvmq_work_mark_mates(struct work *w, int queue, bool on);
 

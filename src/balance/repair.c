@@ -55,7 +55,8 @@ static int best_fit(struct work *w, int queue, double relief, double *ret_score)
 		if ((int)i == q->core || left < -EPSILON)
 			continue;
 		cost = q->core == NONE ? 0 : dvmq_work_cost(w, q, q->core, i);
-		if (!pays(relief, cost))
+		/* What it needs more over there has to fit too. */
+		if (!pays(relief, cost) || (cost > 0 && left < cost))
 			continue;
 		score = left + cost + (q->recent ? RECENT_COST : 0) - (d->mates ? AFFINITY_GAIN : 0) -
 			((int)i == q->home ? 1 : 0);

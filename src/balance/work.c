@@ -328,6 +328,15 @@ static double crowded(const struct work *w, const struct core *c)
 	return SMT_COST * (load < 1 ? load : 1);
 }
 
+/* Whether places differ at all: more nodes than one, or siblings. */
+bool dvmq_work_distant(const struct work *w)
+{
+	for (unsigned i = 0; i < w->n_cores; i++)
+		if (w->cores[i].sibling != NONE || w->cores[i].numa != w->cores[0].numa)
+			return true;
+	return false;
+}
+
 /* What a queue needs more on one core than on another, in cores, and what it costs to undo a move; negative: less. */
 double dvmq_work_cost(const struct work *w, const struct queue *q, int from, int to)
 {

@@ -783,6 +783,31 @@ static void test_numa(void)
 	add(1, 0.32)->numa = 1;
 	slow();
 	CU_ASSERT_EQUAL(plan.n_moves, 0);
+	/* What is far from its memory goes home where there is room, and stays there. */
+	begin(2, 2);
+	cores[1].numa = 1;
+	add(0, 0.3);
+	add(0, 0.2)->numa = 1;
+	add(1, 0.3)->numa = 1;
+	run_slow(100);
+	CU_ASSERT_EQUAL(queues[1].core, 1);
+	CU_ASSERT_EQUAL(queues[0].core, 0);
+	/* Not where its node has no room. */
+	begin(2, 2);
+	cores[1].numa = 1;
+	add(0, 0.3);
+	add(0, 0.2)->numa = 1;
+	add(1, 0.7)->numa = 1;
+	run_slow(100);
+	CU_ASSERT_EQUAL(queues[1].core, 0);
+	/* What it needs more over there has to fit: 0.45 and a quarter more do not, below 0.9. */
+	begin(3, 2);
+	cores[1].numa = 1;
+	add(0, 0.45);
+	add(0, 0.60)->pinned = true;
+	add(1, 0.40)->numa = 1;
+	fast();
+	CU_ASSERT_EQUAL(queues[0].core, 2);
 	/* Overload is worth the distance. */
 	begin(2, 2);
 	cores[1].numa = 1;
@@ -863,6 +888,22 @@ static void test_siblings(void)
 	add(1, 0.1);
 	fast();
 	CU_ASSERT_EQUAL(plan.moves[0].to, 2);
+	/* Two busy queues do not stay on siblings while a whole physical core has nothing to do; and once is enough. */
+	begin(3, 3);
+	cores[0].sibling = 1;
+	cores[1].sibling = 0;
+	cores[2].wish = DVMQ_CORE_KEEP_ACTIVE;
+	add(0, 0.5);
+	add(1, 0.5);
+	run_slow(200);
+	CU_ASSERT((queues[0].core == 2) != (queues[1].core == 2));
+	unsigned first = queues[0].core;
+
+	for (unsigned i = 0; i < 40; i++) {
+		run_slow(50);
+		CU_ASSERT_EQUAL(plan.n_moves, 0);
+	}
+	CU_ASSERT_EQUAL(queues[0].core, first);
 	/* Siblings that do not exist, or are the core itself. */
 	begin(2, 2);
 	cores[0].sibling = 77;
@@ -1033,22 +1074,79 @@ static void fill_random(unsigned n_cores, unsigned n_queues)
 	}
 }
 
+/* What measuring, the operator and mistakes may make of a snapshot. */
+static void spoil(unsigned trial)
+{
+	static const double bad[] = {NAN, -NAN, -1, -INFINITY, INFINITY, 1e308, -0.0, 5e-324, 1.5, 40};
+	const unsigned n = sizeof(bad) / sizeof(*bad);
+
+	for (unsigned i = 0; i < world.n_queues; i++) {
+		struct dvmq_balance_queue *q = &queues[i];
+
+		if (trial % 2 && below(20) == 0)
+			q->demand = bad[below(n)];
+		if (trial % 2 && below(20) == 0)
+			q->occupancy = bad[below(n)];
+		if (trial % 2 && below(20) == 0)
+			q->age_ms = bad[below(n)];
+		if (trial % 3 == 0 && below(20) == 0)
+			q->id = queues[below(world.n_queues)].id;
+		if (trial % 5 == 0 && below(20) == 0)
+			q->core = below(2) ? UINT32_MAX : 1000000 + below(3);
+		if (trial % 7 == 0)
+			q->pinned = true;
+		if (trial % 11 == 0)
+			q->numa = (int)below(4) * 1000000 - 2000000;
+	}
+}
+
+static bool same_plan(const struct dvmq_plan *a, const struct dvmq_plan *b)
+{
+	bool same = a->n_moves == b->n_moves && a->n_activate == b->n_activate && a->n_park == b->n_park &&
+		    strcmp(a->reason, b->reason) == 0;
+
+	for (unsigned i = 0; same && i < a->n_moves; i++)
+		same = a->moves[i].index == b->moves[i].index && a->moves[i].to == b->moves[i].to &&
+		       strcmp(a->moves[i].reason, b->moves[i].reason) == 0;
+	for (unsigned i = 0; same && i < a->n_activate; i++)
+		same = a->activate[i].core == b->activate[i].core;
+	for (unsigned i = 0; same && i < a->n_park; i++)
+		same = a->park[i].core == b->park[i].core;
+	return same;
+}
+
+/* Whatever the snapshot: apply() holds, the limit too, and a second balancer with the same past says the same. */
 static void test_random_worlds(void)
 {
+	struct dvmq_balance_params defaults;
 	uint64_t next = 1;
 
-	for (unsigned trial = 0; trial < 400; trial++) {
+	dvmq_balance_defaults(&defaults);
+	for (unsigned trial = 0; trial < 4000; trial++) {
+		struct dvmq_balance *twin = dvmq_balance_new(&defaults);
+		struct dvmq_plan other;
+
+		CU_ASSERT_PTR_NOT_NULL_FATAL(twin);
 		begin(1 + trial % 24, 0);
 		seed = next * 0x9E3779B97F4A7C15ull;
 		next++;
-		fill_random(world.n_cores, below(200));
+		fill_random(world.n_cores, below(trial % 4 ? 60 : 200));
 		for (unsigned i = 0; i < 12; i++) {
+			enum dvmq_loop loop = below(2) ? DVMQ_LOOP_SLOW : DVMQ_LOOP_FAST;
+			uint32_t most = below(2) ? UINT32_MAX : below(40);
+
 			world.now_ms += 50;
-			step(below(2) ? DVMQ_LOOP_SLOW : DVMQ_LOOP_FAST, below(2) ? UINT32_MAX : below(40));
+			spoil(trial);
+			CU_ASSERT_EQUAL(dvmq_balance_plan(twin, &world, loop, most, false, &other), 0);
+			CU_ASSERT_EQUAL_FATAL(dvmq_balance_plan(balance, &world, loop, most, false, &plan), 0);
+			CU_ASSERT(same_plan(&plan, &other));
+			CU_ASSERT(plan.n_moves <= most);
+			apply();
 			for (unsigned k = 0; k < world.n_queues; k++)
 				if (below(10) == 0)
 					queues[k].demand *= 3 * uniform();
 		}
+		dvmq_balance_free(twin);
 	}
 }
 
