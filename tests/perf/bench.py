@@ -40,15 +40,17 @@ class Bench:
         self.quick, self.repeat = options.quick, options.repeat or (1 if options.quick else 3)
         self.perfguest = f"{self.build}/tests/perf/perfguest"
         self.hugepages = scene.Hugepages()
-        self.huge = self.hugepages.want(16 if options.quick else 64)
+        self.root = self.huge = self.hugepages.want(16)
         self.rows = []
         self.serial = 0
 
     def need_memory(self, sides):
-        """Hugepages for these switches and their guests; if there are not enough, all goes on with small pages."""
+        """Hugepages for these switches and their guests; if there are not enough, they run with small pages."""
         guests = sum(keys["role"] != "idle" for side in sides for _, keys in side.guests)
         rings = sum(side.memif["tx"] + side.memif["rx"] for side in sides if side.memif)
-        self.huge = self.huge and self.hugepages.want(len(sides) * 170 + guests * 3 + rings * 2 + 8)
+        self.huge = self.root and self.hugepages.want(len(sides) * 170 + guests * 3 + rings * 2 + 8)
+        if self.root and not self.huge:
+            self.say("there are not enough hugepages for this: it runs with small pages")
 
     def dvmqd(self, name, build=None):
         self.serial += 1
@@ -57,7 +59,7 @@ class Bench:
 
     def row(self, benchmark, case, side, metric, value, unit, low=None, high=None, note=""):
         row = {"benchmark": benchmark, "case": case, "side": side, "metric": metric, "value": value, "low": low,
-               "high": high, "unit": unit, "note": note}
+               "high": high, "unit": unit, "note": note + ("; small pages" if self.huge != self.root else "")}
         self.rows.append(row)
         output.print_row(row)
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Rates: switches that take turns of some milliseconds at one CPU, the others stopped."""
 import os
-import shutil
+import re
 import subprocess
 
 import stats
-from scene import Failed, Ovs, Scene, Testpmd, end_all
+from scene import Failed, Ovs, Scene, Testpmd
 
 MIXED = [64, 64, 64, 64, 64, 64, 64, 594, 594, 594, 594, 1514]  # 7:4:1, the simple IMIX
 
@@ -146,30 +146,70 @@ def stuck(bench):
     compare_cases(bench, "stuck", list(kinds), make, "sound", "V2V, 64 bytes")
 
 
-def accounting(bench):
-    """what counting costs: V2V and P2V, against a build whose queue and worker counters do nothing"""
-    bare = f"{bench.directory}/no-accounting"
-    header = os.path.join(os.path.dirname(os.path.abspath(__file__)), "no_accounting.h")
-    source = os.path.abspath(os.path.join(os.path.dirname(header), "../.."))
-    include = f"-I{source}/include -include {header}"
-    for command in (["meson", "setup", "--buildtype=release", f"-Dc_args={include}", bare, source],
-                    ["ninja", "-C", bare, "dvmqd"]):
+def variant(bench, header):
+    """The build directory of a daemon whose sources all begin with a header of this directory."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    source, build = os.path.abspath(f"{here}/../.."), f"{bench.directory}/{header}.build"
+    for command in (["meson", "setup", "--buildtype=release", f"-Dc_args=-I{source}/include -include {here}/{header}",
+                     build, source], ["ninja", "-C", build, "dvmqd"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise Failed(f"{' '.join(command)}:\n{(done.stdout + done.stderr)[-1500:]}")
+    return build
+
+
+def accounting(bench):
+    """what counting costs: V2V and P2V, against a build whose queue and worker counters do nothing"""
+    bare = variant(bench, "no_accounting.h")
 
     def sides(bench):
         return [bench.dvmqd("A"), bench.dvmqd("A2"), bench.dvmqd("uncounted", bare)]
-    try:
-        for case, make in (("V2V, 64 bytes", v2v), ("P2V, 64 bytes", p2v)):
-            starts, names = take_turns(bench, sides, lambda side, make=make: make(side, 1, [64]),
-                                       6 if bench.quick else 100)
-            tell_sides(bench, "accounting", case, starts, names)
-            tell_ratio(bench, "accounting", case, starts, "A", "A2", "A to A again")
-            tell_ratio(bench, "accounting", case, starts, "A", "uncounted", "A to uncounted")
-    finally:
-        end_all()
-        shutil.rmtree(bare)
+    for case, make in (("V2V, 64 bytes", v2v), ("P2V, 64 bytes", p2v)):
+        starts, names = take_turns(bench, sides, lambda side, make=make: make(side, 1, [64]), 6 if bench.quick else 100)
+        tell_sides(bench, "accounting", case, starts, names)
+        tell_ratio(bench, "accounting", case, starts, "A", "A2", "A to A again")
+        tell_ratio(bench, "accounting", case, starts, "A", "uncounted", "A to uncounted")
+
+
+def instructions(bench):
+    """instructions per packet of a vmq, a default and a guest queue, of dvmqd itself and of DPDK (valgrind)"""
+    def p2v_memif(side):
+        side.guest("receive")
+        side.memif_uplink([1])
+
+    def switched(side):
+        p2v_memif(side)
+        side.bound = False
+    own = {}
+    build = variant(bench, "under_valgrind.h")
+    for case, poll, make in (("P2V, vmq queue", "dvmq_poll_vmq", p2v_memif),
+                             ("P2V, default queue", "dvmq_poll_default", switched),
+                             ("V2V, guest queue", "dvmq_poll_guest", lambda side: v2v(side, 1, [64]))):
+        side = bench.dvmqd("A", build)
+        make(side)
+        side.huge = False
+        profile = f"{side.directory}/profile"
+        side.prefix = ["valgrind", "--tool=callgrind", "--fair-sched=yes", f"--callgrind-out-file={profile}",
+                       f"--toggle-collect={poll}"]
+        with Scene(bench, [side]) as guests:
+            guests.ask(f"run {side.name} {500 if bench.quick else 3000}")
+            packets = max(q["packets"] for q in side.ask("show queue all"))
+            side.process.terminate()
+            side.process.wait(120)
+            listing = subprocess.run(["callgrind_annotate", "--threshold=100", profile], capture_output=True, text=True,
+                                     check=True).stdout
+        if packets == 0:
+            raise Failed(f"{case}: no packet went through")
+        cost = {"dvmqd": 0, "DPDK, libc": 0, "freeing": 0}
+        for count, function, thing in re.findall(r"^ *([\d,]+) .*:(\S+).*\[(.*)\]$", listing, re.MULTILINE):
+            part = "DPDK, libc" if not thing.endswith("/dvmqd") else \
+                "freeing" if function == "dvmq_free_burst" else "dvmqd"
+            cost[part] += int(count.replace(",", "")) / packets
+        for part, note in (("dvmqd", "without giving buffers back"), ("freeing", "giving buffers back to their pool"),
+                           ("DPDK, libc", "driver, vhost, copying")):
+            bench.row("instructions", case, "A", part, cost[part], "per packet", note=note)
+        own[case] = cost["dvmqd"]
+    bench.row("instructions", "vmq to default queue", "A", "dvmqd", own["P2V, vmq queue"] / own["P2V, default queue"], "x")
 
 
 def smoke(bench):
@@ -212,5 +252,6 @@ BENCHMARKS = {
     "idle-queues": idle_queues,
     "stuck": stuck,
     "accounting": accounting,
+    "instructions": instructions,
     "smoke": smoke,
 }

@@ -369,7 +369,7 @@ static void step(struct dvmq_side *side, double low, double high, double limit_m
 {
 	char path[64];
 	uint64_t now, start, limit, last, away = 0, worst = 0, stalled = 0, moved, second = 0, gap = dvmq_cycles(1e-4);
-	unsigned long before;
+	unsigned long before, parked;
 	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", pid, tid);
@@ -377,8 +377,8 @@ static void step(struct dvmq_side *side, double low, double high, double limit_m
 	if (fd < 0)
 		dvmq_die("%s: %s", path, strerror(errno));
 	set_rate(side, low);
-	now = __rdtsc();
-	serve_until(side, now + dvmq_cycles(0.02));
+	parked = times_on_cpu(fd);
+	serve_until(side, __rdtsc() + dvmq_cycles(0.02));
 	before = times_on_cpu(fd);
 	set_rate(side, high);
 	now = start = last = moved = __rdtsc();
@@ -397,9 +397,10 @@ static void step(struct dvmq_side *side, double low, double high, double limit_m
 			second = __rdtsc();
 	}
 	close(fd);
-	printf("{\"event\":\"step\",\"ms\":%.4f,\"away_us\":%.1f,\"worst_us\":%.1f,\"stalled_us\":%.1f}\n",
-	       second ? (second - start) * 1e3 / dvmq_tsc_hz : -1, away * 1e6 / dvmq_tsc_hz, worst * 1e6 / dvmq_tsc_hz,
-	       stalled * 1e6 / dvmq_tsc_hz);
+	printf(
+	    "{\"event\":\"step\",\"parked\":%s,\"ms\":%.4f,\"away_us\":%.1f,\"worst_us\":%.1f,\"stalled_us\":%.1f}\n",
+	    before == parked ? "true" : "false", second ? (second - start) * 1e3 / dvmq_tsc_hz : -1,
+	    away * 1e6 / dvmq_tsc_hz, worst * 1e6 / dvmq_tsc_hz, stalled * 1e6 / dvmq_tsc_hz);
 	set_rate(side, low);
 }
 

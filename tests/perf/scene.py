@@ -223,12 +223,16 @@ class Dvmqd(Side):
 
     memory = 320  # MiB
 
+    bound = True  # guests have their uplink queue; else all queues are default queues
+    huge = True
+    prefix = []   # of the command line
+
     def uplink_tx(self):
         return len(self.workers or [0]) + 1
 
     def config(self):
         workers = self.workers or [cpus()[1]]
-        memory = f"-m {self.memory} --in-memory" if self.bench.huge else f"-m {self.memory} --no-huge --no-shconf"
+        memory = f"-m {self.memory} --in-memory" if self.bench.huge and self.huge else f"-m {self.memory} --no-huge --no-shconf"
         text = [f"[dvmqd]\nsocket = {self.socket('dvmq')}\nworkers = {','.join(map(str, workers))}\n"
                 f"control = {control_cpu()}\n[eal]\nargs = {memory} --no-pci --no-telemetry"]
         if self.uplink:
@@ -237,7 +241,7 @@ class Dvmqd(Side):
         for i, (name, keys) in enumerate(self.guests):
             text.append(f"[port {name}]\ntype = vhost\nsocket = {keys['path']}\nmac = {keys['mac']}")
             number = int(name[2:])
-            if self.uplink and number in self.uplink[2]:
+            if self.uplink and self.bound and number in self.uplink[2]:
                 text.append(f"vmq = {self.uplink[2].index(number)}")
         if self.balance:
             text.append("[balance]\n" + "\n".join(f"{key} = {value}" for key, value in self.balance.items()))
@@ -247,7 +251,7 @@ class Dvmqd(Side):
         path = f"{self.directory}/dvmqd.conf"
         with open(path, "w", encoding="ascii") as f:
             f.write(self.config())
-        self.process = spawn([self.binary, "-c", path], f"{self.directory}/switch.log",
+        self.process = spawn([*self.prefix, self.binary, "-c", path], f"{self.directory}/switch.log",
                              env={**os.environ, "XDG_RUNTIME_DIR": self.directory})
         self.connection = socket.socket(socket.AF_UNIX)
         while True:
