@@ -98,7 +98,7 @@ json_t *dvmq_trace_json(void); /* the last trace, for "show balance": an object,
 
 struct dvmq_decision {
 	uint64_t unix_ms;
-	char action[12]; /* move, activate, park, promote, demote, saturated, refuse */
+	char action[12]; /* move, activate, park, promote, demote, repair, saturated, refuse */
 	char thing[DVMQ_QUEUE_NAME_LEN];
 	int from, to; /* cores, -1: none */
 	char reason[DVMQ_BALANCE_REASON];

@@ -33,6 +33,12 @@ struct dvmq_soft {
 	} __attribute__((aligned(64))) rings[];
 };
 
+/* Of an uplink and a port that has queues of its own there: frames that its NIC should have put into them. */
+struct dvmq_astray {
+	_Atomic uint64_t key;    /* VLAN and MAC that belong into its queues, as dvmq_fdb_key(); 0: none.  Writer: the controller */
+	_Atomic uint64_t frames; /* that default queues brought all the same.  Writers: workers */
+};
+
 /* How an ethdev distributes what it receives. */
 enum dvmq_rx_mode {
 	DVMQ_RX_PLAIN, /* all to queue 0, but for rules */
@@ -68,6 +74,7 @@ struct dvmq_port {
 	int numa;            /* node of device or guest memory, -1 if unknown */
 
 	struct dvmq_txq txq[DVMQ_MAX_TXQ]; /* ethdev: TX queues; vhost: RX virtqueues */
+	struct dvmq_astray *astray; /* uplink: by port index; valid as long as its queues */
 	_Atomic(struct dvmq_soft *) soft;  /* where default queues put its packets; NULL: deliver inline.  Writer: the controller */
 
 	/* vhost: written by the vhost events thread. */

@@ -21,7 +21,6 @@ struct dvmq_binding {
 	uint16_t n;                        /* that it has */
 	uint16_t queues[DVMQ_MAX_PAIRS];   /* flow, vmdq, static: their numbers; [0, n) */
 	bool accepted;                     /* the NIC took the rule, or the configuration says so */
-	uint64_t by_default;               /* packets of the port that default queues brought before it was bound */
 	struct rte_flow *rule;             /* flow */
 	char reason[256];                  /* what came of it in the NIC */
 	char why[DVMQ_SHARE_REASON];       /* why it is to have that many */
@@ -29,6 +28,9 @@ struct dvmq_binding {
 	uint64_t by_default_seen;          /* bytes by default queues as of then */
 	unsigned refusals;                 /* in a row, by the NIC; not before retry_ms again */
 	uint64_t retry_ms;
+	uint64_t own_seen, astray_seen;    /* packets of its queues, and astray, as of the last audit that told something */
+	unsigned repairs, fruitless;       /* by the audit: in all; in a row, not before repair_ms again */
+	uint64_t repair_ms;
 };
 
 struct dvmq_steer_ops {
@@ -142,6 +144,13 @@ int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n);
 
 void dvmq_vmq_tick(uint64_t now_ms); /* each slow period: decides who shall have how many queues */
 void dvmq_vmq_step(uint64_t now_ms); /* each period: makes one of the changes that were decided */
+
+/*
+ * Each DVMQ_AUDIT_MS: do the NICs what they were told?  Where the frames of a port arrive in default queues instead of its own
+ * its rule is made anew, and ever more rarely while that does not help.
+ */
+#define DVMQ_AUDIT_MS 5000
+void dvmq_vmq_audit(uint64_t now_ms);
 
 /* Queues of its own that a port has on a steering uplink. */
 unsigned dvmq_vmq_count(struct dvmq_port *uplink, const struct dvmq_port *port);

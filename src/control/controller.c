@@ -20,7 +20,7 @@
 #include <dvmq/steer.h>
 
 #define IDLE_MS        20   /* period while there is no traffic at all */
-#define AGE_EVERY_MS   5000 /* the FDB is looked through for old entries */
+#define AGE_EVERY_MS   DVMQ_AUDIT_MS /* the FDB is looked through for old entries, and rules are audited */
 #define VMQ_EVERY_MS   20   /* who shall have NIC queues is decided: a load is acted on when it was seen twice */
 #define LEARN_PER_TICK 256  /* events taken from one worker at a time: a flood of new MACs must not keep us */
 
@@ -136,6 +136,7 @@ static void tick(uint64_t now_ms)
 	if (now_ms >= age_at) {
 		age_at = now_ms + AGE_EVERY_MS;
 		dvmq_fdb_age(now_ms);
+		dvmq_vmq_audit(now_ms);
 	}
 	if (now_ms < slow_at) {
 		dvmq_balancer_run(DVMQ_LOOP_FAST);

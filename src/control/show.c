@@ -330,9 +330,9 @@ static json_t *vmq_json(const struct dvmq_port *uplink, const struct dvmq_port *
 		snprintf(reason, sizeof(reason), "set by hand; \"set port %s vmq auto\" ends it", port->conf.name);
 	else
 		snprintf(reason, sizeof(reason), "%s", b->reason);
-	if (!software && n > 0 && !proven && by_default > b->by_default)
+	if (n > 0 && b->fruitless > 1)
 		snprintf(reason, sizeof(reason),
-			 "%s, but its frames still arrive on the default queue: the NIC accepted the rule and does not follow it",
+			 "%s, but its frames arrive on the default queue: the NIC accepts the rule and does not follow it",
 			 b->reason);
 	if (b->why[0])
 		snprintf(reason + strlen(reason), sizeof(reason) - strlen(reason), "%s%s", reason[0] ? "; " : "", b->why);
@@ -344,6 +344,7 @@ static json_t *vmq_json(const struct dvmq_port *uplink, const struct dvmq_port *
 	json_object_set_new(o, "queues", json_string(queues));
 	json_object_set_new(o, "accepted", json_boolean(software ? n > 0 : b->accepted));
 	json_object_set_new(o, "proven", json_boolean(proven));
+	json_object_set_new(o, "repairs", json_integer(b->repairs));
 	json_object_set_new(o, "by_hand", json_boolean(port->by_hand >= 0));
 	json_object_set_new(o, "by_default", json_integer((json_int_t)by_default));
 	json_object_set_new(o, "reason", json_string(reason));
@@ -455,7 +456,7 @@ static json_t *decisions_json(void)
 
 json_t *dvmq_show_balance(struct dvmq_err *err)
 {
-	static const char *const actions[] = {"move", "activate", "park", "promote", "demote", "saturated", "refuse"};
+	static const char *const actions[] = {"move", "activate", "park", "promote", "demote", "repair", "saturated", "refuse"};
 	const struct dvmq_balance_params *p = dvmq_balancer_params();
 	json_t *o = json_object(), *totals = json_object();
 

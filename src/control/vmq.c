@@ -101,12 +101,47 @@ static void drain_default_queues(struct dvmq_port *uplink, const struct dvmq_por
 			 port->conf.name, uplink->conf.name);
 }
 
+/* ---- what the NIC does, and what it should ---- */
+
+/* Frames of the port that came by queues of its own. */
+static uint64_t own_packets(const struct dvmq_port *uplink, const struct dvmq_port *port)
+{
+	uint64_t packets = 0;
+
+	for (unsigned i = 0; i < uplink->n_queues; i++) {
+		const struct dvmq_queue_counters *c = &uplink->queues[i]->counters;
+
+		if (uplink->queues[i]->dst == port)
+			packets += atomic_load_explicit(&c->packets, memory_order_relaxed) -
+				   atomic_load_explicit(&c->strays, memory_order_relaxed);
+	}
+	return packets;
+}
+
+static void audit_from_here(struct dvmq_port *uplink, const struct dvmq_port *port)
+{
+	struct dvmq_binding *b = binding_of(uplink, port);
+
+	b->own_seen = own_packets(uplink, port);
+	b->astray_seen = atomic_load_explicit(&uplink->astray[port->index].frames, memory_order_relaxed);
+}
+
+/* From now on frames for the port have no business in default queues; 0: they have. */
+static void expect_steered(struct dvmq_port *uplink, const struct dvmq_port *port, bool steered)
+{
+	uint64_t key = steered ? dvmq_fdb_key(&port->conf.mac, port->vlan) : 0;
+
+	audit_from_here(uplink, port);
+	atomic_store_explicit(&uplink->astray[port->index].key, key, memory_order_relaxed);
+}
+
 /* The port's queues become free ones that nobody polls; what they hold is delivered. */
 static int let_go(struct dvmq_port *uplink, struct dvmq_port *port)
 {
 	struct dvmq_binding *b = binding_of(uplink, port);
 	struct dvmq_err err;
 
+	expect_steered(uplink, port, false);
 	if (uplink->steer->ops->detach(uplink, port, &err) < 0) {
 		DVMQ_LOG(ERR, "port %s on %s: %s; frames for it still go to its queues", port->conf.name,
 			 uplink->conf.name, err.text);
@@ -186,6 +221,7 @@ static int set_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsi
 		b->n = got;
 		b->accepted = got > 0;
 	}
+	expect_steered(uplink, port, b->n > 0);
 	start_free_queues(uplink);
 	return got < n ? -ENOSPC : 0;
 }
@@ -384,6 +420,51 @@ void dvmq_vmq_step(uint64_t now_ms)
 	}
 }
 
+/* ---- audit ---- */
+
+#define ASTRAY_FRAMES 8   /* fewer may have been on their way while the rule was made */
+#define BACK_OFF_MAX  6   /* 5 s, 10, ... 320 */
+
+static void repair(struct dvmq_port *uplink, struct dvmq_port *port, uint64_t now_ms)
+{
+	struct dvmq_binding *b = binding_of(uplink, port);
+	unsigned n = b->n;
+	char reason[DVMQ_BALANCE_REASON];
+
+	snprintf(reason, sizeof(reason), "%s: its frames come by the default queue: the rule is made anew",
+		 uplink->conf.name);
+	dvmq_decide("repair", port->conf.name, -1, -1, reason);
+	b->repairs++;
+	b->repair_ms = now_ms + ((uint64_t)DVMQ_AUDIT_MS << RTE_MIN(b->fruitless, (unsigned)BACK_OFF_MAX));
+	b->fruitless++;
+	if (dvmq_vmq_set(uplink, port, 0) == 0)
+		dvmq_vmq_set(uplink, port, n);
+}
+
+static void audit(struct dvmq_port *uplink, struct dvmq_port *port, uint64_t now_ms)
+{
+	struct dvmq_binding *b = binding_of(uplink, port);
+	uint64_t own = own_packets(uplink, port) - b->own_seen;
+	uint64_t astray = atomic_load_explicit(&uplink->astray[port->index].frames, memory_order_relaxed) - b->astray_seen;
+
+	if (b->n == 0)
+		return;
+	if (own > astray) { /* some drivers put what no rule takes into any queue: a few of its own prove nothing */
+		b->fruitless = 0;
+		audit_from_here(uplink, port);
+	} else if (astray >= ASTRAY_FRAMES && now_ms >= b->repair_ms) {
+		repair(uplink, port, now_ms);
+	}
+}
+
+void dvmq_vmq_audit(uint64_t now_ms)
+{
+	for (unsigned u = 0; u < DVMQ_MAX_PORTS; u++)
+		for (unsigned i = 0; is_steering(dvmq_ports[u]) && dvmq_ports[u]->steer->ops->attach != NULL && i < DVMQ_MAX_PORTS; i++)
+			if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
+				audit(dvmq_ports[u], dvmq_ports[i], now_ms);
+}
+
 /* ---- ports that come and go ---- */
 
 /* What it gets by itself. */
@@ -404,8 +485,7 @@ static void assign(struct dvmq_port *uplink, struct dvmq_port *port)
 
 static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port)
 {
-	*binding_of(uplink, port) =
-	    (struct dvmq_binding){.by_default = dvmq_stats_collect()->port[port->index].by_default};
+	*binding_of(uplink, port) = (struct dvmq_binding){0};
 	assign(uplink, port);
 }
 

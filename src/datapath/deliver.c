@@ -4,6 +4,7 @@
 #include <rte_ring.h>
 #include <rte_vhost.h>
 
+#include <dvmq/fdb.h>
 #include <dvmq/flow_hash.h>
 #include <dvmq/port.h>
 #include <dvmq/worker.h>
@@ -219,6 +220,18 @@ static void by_soft(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq
 			send_now(w, queue, dst, sorted[i], counts[i]);
 }
 
+/* The NIC should have put these into queues of the port's own.  Floods and other addresses behind the port do not count. */
+static void count_astray(struct dvmq_astray *astray, struct rte_mbuf *const *packets, unsigned n)
+{
+	uint64_t key = atomic_load_explicit(&astray->key, memory_order_relaxed);
+	unsigned found = 0;
+
+	for (unsigned i = 0; i < n && key != 0; i++)
+		found += dvmq_fdb_key(rte_pktmbuf_mtod(packets[i], void *), packets[i]->vlan_tci) == key;
+	if (found > 0)
+		atomic_fetch_add_explicit(&astray->frames, found, memory_order_relaxed);
+}
+
 void dvmq_deliver(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
 		  unsigned n)
 {
@@ -227,6 +240,7 @@ void dvmq_deliver(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_p
 	if (queue->kind == DVMQ_QUEUE_DEFAULT) {
 		w->counters[dst->index].by_default += n;
 		w->counters[dst->index].by_default_bytes += bytes_of(packets, n);
+		count_astray(&queue->port->astray[dst->index], packets, n);
 		soft = atomic_load_explicit(&dst->soft, memory_order_acquire);
 		if (soft != NULL) {
 			by_soft(w, queue, dst, soft, packets, n);

@@ -72,6 +72,9 @@ int dvmq_steer_open(struct dvmq_port *uplink, const struct dvmq_share_params *pa
 	uplink->steer = calloc(1, sizeof(*uplink->steer));
 	if (uplink->steer == NULL)
 		return dvmq_fail(err, ENOMEM, "uplink %s: out of memory", uplink->conf.name);
+	uplink->astray = calloc(DVMQ_MAX_PORTS, sizeof(*uplink->astray));
+	if (uplink->astray == NULL)
+		return dvmq_fail(err, ENOMEM, "uplink %s: out of memory", uplink->conf.name);
 	uplink->steer->share = dvmq_share_new(params);
 	if (uplink->steer->share == NULL)
 		return dvmq_fail(err, errno, "uplink %s: %s", uplink->conf.name, strerror(errno));
@@ -87,6 +90,8 @@ void dvmq_steer_close(struct dvmq_port *uplink)
 	if (uplink->steer == NULL)
 		return;
 	dvmq_share_free(uplink->steer->share);
+	free(uplink->astray);
+	uplink->astray = NULL;
 	free(uplink->steer);
 	uplink->steer = NULL;
 }

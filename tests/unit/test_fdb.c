@@ -47,6 +47,8 @@ static const uint8_t mac_all[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
 /* ---- the world ---- */
 
+static struct dvmq_astray astray[PORTS]; /* nothing is expected */
+
 static int make_port(unsigned i, struct dvmq_err *err)
 {
 	struct dvmq_port *port = rte_zmalloc("port", sizeof(*port), 64);
@@ -56,6 +58,7 @@ static int make_port(unsigned i, struct dvmq_err *err)
 	if (port == NULL || queue == NULL)
 		return -ENOMEM;
 	port->index = i;
+	port->astray = astray;
 	port->type = port->conf.type = world[i].type;
 	port->vlan = port->conf.vlan = world[i].vlan;
 	port->conf.queues = 1;

@@ -12,6 +12,7 @@
 #include <rte_ethdev.h>
 #include <rte_ring.h>
 
+#include <dvmq/command.h>
 #include <dvmq/steer.h>
 
 #include "workers.h"
@@ -352,11 +353,122 @@ static void test_demand(void)
 	CU_ASSERT_PTR_NULL(ruled);
 }
 
+/* ---- what the NIC does, and what it should ---- */
+
+/* It says yes, and goes on as before. */
+static int yes_and_nothing(struct dvmq_port *uplink, struct dvmq_port *port, const uint16_t *queues, unsigned n,
+			   struct dvmq_err *ret_err)
+{
+	(void)uplink;
+	(void)port;
+	(void)queues;
+	(void)n;
+	(void)ret_err;
+	return 0;
+}
+
+static int nothing_to_remove(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_err *ret_err)
+{
+	(void)uplink;
+	(void)port;
+	(void)ret_err;
+	return 0;
+}
+
+static const struct dvmq_steer_ops hollow = {
+	.steering = DVMQ_STEER_FLOW, .attach = yes_and_nothing, .detach = nothing_to_remove};
+
+static void flood_all(struct dvmq_port *port, unsigned n)
+{
+	static const struct rte_ether_addr all = {{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
+	uint64_t enough = dvmq_stats_collect()->port[port->index].tx_packets + n;
+
+	for (unsigned i = 0; i < n; i++)
+		CU_ASSERT_EQUAL_FATAL(rte_ring_enqueue(wire.rx[0], make_frame(&all, &(struct payload){0})), 0);
+	while (dvmq_stats_collect()->port[port->index].tx_packets < enough)
+		sched_yield();
+}
+
+static json_t *vmq_of(const char *name)
+{
+	json_t *list = dvmq_show_vmq(name, &err), *one = json_incref(json_array_get(list, 0));
+
+	json_decref(list);
+	return one;
+}
+
+static void test_audit(void)
+{
+	uint64_t now_ms = 3000000, repaired = dvmq_decision_count("repair");
+	struct dvmq_port *uplink, *web1;
+	struct dvmq_binding *b;
+	json_t *shown;
+
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("up2", wire.rx, 2, &wire.sink, 1, SOCKET_ID_ANY) >= 0);
+	uplink = add(DVMQ_PORT_UPLINK, "up2", "net_ring_up2", 2);
+	uplink->steer->ops = &one_rule;
+	web1 = add_sink("web1", 1);
+	b = &uplink->steer->bindings[web1->index];
+	CU_ASSERT_PTR_EQUAL_FATAL(ruled, web1);
+
+	/* A rule that works is left alone, whatever is flooded beside it. */
+	send_to(web1, 100);
+	flood_all(web1, 200);
+	dvmq_vmq_audit(now_ms += DVMQ_AUDIT_MS);
+	flood_all(web1, 100);
+	dvmq_vmq_audit(now_ms += DVMQ_AUDIT_MS);
+	CU_ASSERT_EQUAL(dvmq_decision_count("repair"), repaired);
+
+	/* One that vanished is made anew, at once. */
+	CU_ASSERT_EQUAL(uplink->astray[web1->index].frames, 0);
+	ruled = NULL;
+	send_to(web1, 100);
+	CU_ASSERT_EQUAL(uplink->astray[web1->index].frames, 100);
+	ruled = web1; /* for detach(), which finds nothing */
+	dvmq_vmq_audit(now_ms += DVMQ_AUDIT_MS);
+	CU_ASSERT_EQUAL(dvmq_decision_count("repair"), repaired + 1);
+	CU_ASSERT_EQUAL(b->n, 1);
+	CU_ASSERT_PTR_EQUAL(ruled, web1);
+	send_to(web1, 100);
+	dvmq_vmq_audit(now_ms += DVMQ_AUDIT_MS);
+	CU_ASSERT_EQUAL(dvmq_decision_count("repair"), repaired + 1);
+	CU_ASSERT_TRUE(b->repairs == 1 && b->fruitless == 0);
+
+	/* One that the NIC does not follow is tried ever more rarely, and that is told. */
+	rule_detach(uplink, web1, &err);
+	uplink->steer->ops = &hollow;
+	for (unsigned i = 0; i < 200; i++) { /* 1000 s: at 0, 5, 15, 35, 75, 155, 315, 635, 955 s */
+		send_to(web1, 10);
+		dvmq_vmq_audit(now_ms += DVMQ_AUDIT_MS);
+	}
+	CU_ASSERT_EQUAL(b->repairs, 1 + 9);
+	CU_ASSERT_EQUAL(dvmq_decision_count("repair"), repaired + 10);
+	CU_ASSERT_EQUAL(b->n, 1);
+	shown = vmq_of("web1");
+	CU_ASSERT_EQUAL(json_integer_value(json_object_get(shown, "repairs")), 10);
+	CU_ASSERT_PTR_NOT_NULL(strstr(json_string_value(json_object_get(shown, "reason")), "does not follow it"));
+	json_decref(shown);
+
+	/* And when it does again, that is seen, too. */
+	uplink->steer->ops = &one_rule;
+	ruled = web1;
+	send_to(web1, 100);
+	dvmq_vmq_audit(now_ms += DVMQ_AUDIT_MS);
+	CU_ASSERT_EQUAL(b->fruitless, 0);
+	shown = vmq_of("web1");
+	CU_ASSERT_PTR_NULL(strstr(json_string_value(json_object_get(shown, "reason")), "does not follow it"));
+	json_decref(shown);
+	check_sum();
+	dvmq_ports_close();
+	CU_ASSERT_PTR_NULL(ruled);
+}
+
 int main(void)
 {
 	CU_TestInfo tests[] = {
 	    {"queues come and go under traffic", test_changes},
 	    {"queues go where the demand is", test_demand},
+	    {"rules that vanish or are not followed", test_audit},
 	    CU_TEST_INFO_NULL,
 	};
 	int ret = EXIT_FAILURE;
