@@ -11,20 +11,31 @@
 
 #define VHOST_BURST 32 /* packets that librte_vhost moves in one call */
 
+/* The 8 bytes of an mbuf from data_off on: refcnt and nb_segs are 1 in a simple one. */
+#define SIMPLE_MASK 0x0000ffffffff0000ull
+#define SIMPLE	    0x0000000100010000ull
+_Static_assert(offsetof(struct rte_mbuf, refcnt) == offsetof(struct rte_mbuf, data_off) + 2 &&
+	       offsetof(struct rte_mbuf, nb_segs) == offsetof(struct rte_mbuf, data_off) + 4,
+	       "SIMPLE_MASK is made for this");
+
 void dvmq_free_burst(struct rte_mbuf **packets, unsigned n)
 {
 	struct rte_mempool *pool = packets[0]->pool;
+	uint64_t odd = 0, flags = 0;
 
 	for (unsigned i = 0; i < n; i++) {
-		struct rte_mbuf *m = packets[i];
+		const struct rte_mbuf *m = packets[i];
+		uint64_t word;
 
-		if (unlikely(m->pool != pool || m->nb_segs != 1 || rte_mbuf_refcnt_read(m) != 1 ||
-			     !RTE_MBUF_DIRECT(m))) {
-			rte_pktmbuf_free_bulk(packets, n);
-			return;
-		}
+		memcpy(&word, (const char *)m + offsetof(struct rte_mbuf, data_off), sizeof(word));
+		odd |= (word ^ SIMPLE) & SIMPLE_MASK;
+		odd |= (uintptr_t)m->pool ^ (uintptr_t)pool;
+		flags |= m->ol_flags;
 	}
-	rte_mempool_put_bulk(pool, (void **)packets, n);
+	if (unlikely(odd != 0 || (flags & (RTE_MBUF_F_INDIRECT | RTE_MBUF_F_EXTERNAL)) != 0))
+		rte_pktmbuf_free_bulk(packets, n);
+	else
+		rte_mempool_put_bulk(pool, (void **)packets, n);
 }
 
 static uint64_t bytes_of(struct rte_mbuf *const *packets, unsigned n)

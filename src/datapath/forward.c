@@ -37,18 +37,64 @@ static inline struct dvmq_port_counters *counters_of(struct dvmq_worker *w, cons
 	return &w->counters[port->index];
 }
 
-static void count_received(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf *const *packets, unsigned n)
+static void count_received(struct dvmq_worker *w, struct dvmq_queue *queue, unsigned n, uint64_t bytes)
 {
 	struct dvmq_port_counters *c = counters_of(w, queue->port);
-	uint64_t bytes = 0;
 
-	for (unsigned i = 0; i < n; i++)
-		bytes += packets[i]->pkt_len;
 	c->rx_packets += n;
 	c->rx_bytes += bytes;
 	w->counted = true;
 	dvmq_count(&queue->counters.packets, n);
 	dvmq_count(&queue->counters.bytes, bytes);
+}
+
+/* What one pass over a burst, as it came, tells of all its packets. */
+struct glance {
+	uint64_t bytes;
+	uint64_t odd;      /* not 0: one is tagged, or does not begin as it should */
+	uint64_t flags;    /* ol_flags of all, ored */
+	uint32_t shortest; /* least data_len */
+};
+
+/* A burst's array has room for PREFETCH_AHEAD more. */
+#define ROOM (DVMQ_BURST + PREFETCH_AHEAD)
+
+/*
+ * The first 8 bytes of each should be those of `begin` where `mask` has ones.  No
+ * branch but the loop's: this runs for every packet.
+ */
+static inline struct glance glance_at(struct rte_mbuf **packets, unsigned n, uint64_t begin, uint64_t mask)
+{
+	struct glance g = {.shortest = UINT32_MAX};
+
+	for (unsigned i = 0; i < PREFETCH_AHEAD; i++)
+		packets[n + i] = packets[0];
+	for (unsigned i = 0; i < n; i++) {
+		const struct rte_mbuf *m = packets[i];
+		const uint8_t *data = rte_pktmbuf_mtod(m, const uint8_t *); /* a buffer has room for a header, whatever came */
+		uint64_t first;
+
+		rte_prefetch0((const char *)packets[i + PREFETCH_AHEAD]->buf_addr + RTE_PKTMBUF_HEADROOM);
+		memcpy(&first, data, sizeof(first));
+		g.odd |= (first ^ begin) & mask;
+		g.odd |= *(const unaligned_uint16_t *)(data + 12) == rte_cpu_to_be_16(RTE_ETHER_TYPE_VLAN);
+		g.flags |= m->ol_flags;
+		g.bytes += m->pkt_len;
+		g.shortest = RTE_MIN(g.shortest, (uint32_t)m->data_len);
+	}
+	return g;
+}
+
+/* Whole headers without tags: nobody has to look at each. */
+static inline bool is_ordinary(const struct glance *g)
+{
+	return (g->odd | (g->flags & RTE_MBUF_F_RX_VLAN_STRIPPED)) == 0 && g->shortest >= RTE_ETHER_HDR_LEN;
+}
+
+static inline void set_vlan(struct rte_mbuf **packets, unsigned n, uint16_t vlan)
+{
+	for (unsigned i = 0; i < n; i++)
+		packets[i]->vlan_tci = vlan;
 }
 
 static void drop_at_source(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf *m, enum dvmq_drop reason)
@@ -244,8 +290,6 @@ static void forward(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_
 	for (unsigned i = 0; i < n; i++) {
 		uint64_t header[2];
 
-		if (i + PREFETCH_AHEAD < n)
-			rte_prefetch0(rte_pktmbuf_mtod(packets[i + PREFETCH_AHEAD], void *));
 		header_of(packets[i], header);
 		if (likely(queue->last_dst != NULL && header[0] == queue->last_header[0] &&
 			   header[1] == queue->last_header[1]))
@@ -311,7 +355,13 @@ static unsigned from_access_port(struct dvmq_worker *w, struct dvmq_queue *queue
 {
 	const uint16_t vlan = queue->port->vlan;
 	unsigned kept = 0;
+	struct glance g = glance_at(packets, n, 0, 0);
 
+	count_received(w, queue, n, g.bytes);
+	if (likely(is_ordinary(&g))) {
+		set_vlan(packets, n, vlan);
+		return n;
+	}
 	n = drop_runts(w, queue, packets, n);
 	for (unsigned i = 0; i < n; i++) {
 		if (unlikely(untag(packets[i]) != 0)) {
@@ -391,42 +441,51 @@ static inline bool is_for(const struct dvmq_queue *queue, const struct rte_mbuf 
 	return ((begin ^ queue->mac) & queue->mac_mask) == 0;
 }
 
-/*
- * The NIC has sorted; one comparison makes sure of it, since there are drivers
- * that put what no rule takes into any queue.  A stray goes where the FDB says.
- */
-uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
+/* Of a vmq burst, what is not for its port, or runts.  The others, untagged, are left in place; how many. */
+static unsigned sort_strays(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf **packets, unsigned n)
 {
-	struct rte_mbuf *packets[DVMQ_BURST], *strays[DVMQ_BURST];
 	const uint16_t vlan = queue->dst->vlan;
-	unsigned n = receive(queue, packets);
+	struct rte_mbuf *strays[DVMQ_BURST];
 	unsigned kept = 0, n_strays = 0;
 
-	if (n == 0)
-		return 0;
-	count_received(w, queue, packets, n);
-	sample_backlog(w, queue, n);
-	w->fdb_generation = atomic_load_explicit(&dvmq_fdb.generation, memory_order_acquire);
+	n = drop_runts(w, queue, packets, n);
 	for (unsigned i = 0; i < n; i++) {
-		if (i + PREFETCH_AHEAD < n)
-			rte_prefetch0(rte_pktmbuf_mtod(packets[i + PREFETCH_AHEAD], void *));
-		if (unlikely(is_runt(packets[i]))) {
-			drop_at_source(w, queue, packets[i], DVMQ_DROP_MALFORMED);
-			continue;
-		}
 		packets[i]->vlan_tci = untag(packets[i]);
 		if (likely(packets[i]->vlan_tci == vlan && is_for(queue, packets[i])))
 			packets[kept++] = packets[i];
 		else
 			strays[n_strays++] = packets[i];
 	}
-	if (unlikely(n_strays > 0)) {
-		dvmq_count(&queue->counters.strays, n_strays);
-		if (queue->replicas)
-			n_strays = drop_replicas(w, queue, strays, n_strays);
-		if (n_strays > 0)
-			forward(w, queue, strays, n_strays);
-	}
+	dvmq_count(&queue->counters.strays, n_strays);
+	if (queue->replicas && n_strays > 0)
+		n_strays = drop_replicas(w, queue, strays, n_strays);
+	if (n_strays > 0)
+		forward(w, queue, strays, n_strays);
+	return kept;
+}
+
+/*
+ * The NIC has sorted; one comparison makes sure of it, since there are drivers
+ * that put what no rule takes into any queue.  A stray goes where the FDB says.
+ */
+uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	struct rte_mbuf *packets[ROOM];
+	const uint16_t vlan = queue->dst->vlan;
+	unsigned n = receive(queue, packets);
+	unsigned kept = n;
+	struct glance g;
+
+	if (n == 0)
+		return 0;
+	g = glance_at(packets, n, queue->mac, queue->mac_mask);
+	count_received(w, queue, n, g.bytes);
+	sample_backlog(w, queue, n);
+	w->fdb_generation = atomic_load_explicit(&dvmq_fdb.generation, memory_order_acquire);
+	if (unlikely(!is_ordinary(&g) || vlan != 0))
+		kept = sort_strays(w, queue, packets, n);
+	else if (queue->dst->type != DVMQ_PORT_VHOST)
+		set_vlan(packets, n, 0); /* a guest gets no tag, whatever it says */
 	if (unlikely(kept == 0))
 		return n;
 	/* Who talks to this guest is known to the switch too, or the answers would be flooded: one look per burst. */
@@ -437,14 +496,21 @@ uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
 
 static inline uint16_t poll_default(struct dvmq_worker *w, struct dvmq_queue *queue, bool replicas)
 {
-	struct rte_mbuf *packets[DVMQ_BURST];
+	struct rte_mbuf *packets[ROOM];
 	unsigned n = receive(queue, packets);
+	struct glance g;
 	unsigned kept;
 
 	if (n == 0)
 		return 0;
-	count_received(w, queue, packets, n);
+	g = glance_at(packets, n, 0, 0);
+	count_received(w, queue, n, g.bytes);
 	sample_backlog(w, queue, n);
+	if (likely(is_ordinary(&g) && !replicas)) {
+		set_vlan(packets, n, 0);
+		forward(w, queue, packets, n);
+		return n;
+	}
 	kept = drop_runts(w, queue, packets, n);
 	if (replicas)
 		kept = drop_replicas(w, queue, packets, kept);
@@ -469,13 +535,12 @@ uint16_t dvmq_poll_spare(struct dvmq_worker *w, struct dvmq_queue *queue)
 /* RX queue of an ethdev port: the host plugs in like a guest. */
 uint16_t dvmq_poll_access(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
-	struct rte_mbuf *packets[DVMQ_BURST];
+	struct rte_mbuf *packets[ROOM];
 	unsigned n = receive(queue, packets);
 	unsigned kept;
 
 	if (n == 0)
 		return 0;
-	count_received(w, queue, packets, n);
 	sample_backlog(w, queue, n);
 	kept = from_access_port(w, queue, packets, n);
 	if (likely(kept > 0))
@@ -485,7 +550,7 @@ uint16_t dvmq_poll_access(struct dvmq_worker *w, struct dvmq_queue *queue)
 
 uint16_t dvmq_poll_guest(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
-	struct rte_mbuf *packets[DVMQ_BURST];
+	struct rte_mbuf *packets[ROOM];
 	int vid = atomic_load_explicit(&queue->port->vid, memory_order_acquire); /* pairs with vhost.c */
 	unsigned n, kept;
 
@@ -496,7 +561,6 @@ uint16_t dvmq_poll_guest(struct dvmq_worker *w, struct dvmq_queue *queue)
 		return 0;
 	if (n == VHOST_BURST)
 		n += rte_vhost_dequeue_burst(vid, queue->virtqueue, queue->pool, packets + n, VHOST_BURST);
-	count_received(w, queue, packets, n);
 	sample_backlog(w, queue, n);
 	kept = from_access_port(w, queue, packets, n);
 	if (likely(kept > 0))
@@ -523,7 +587,7 @@ static void count_from_ring(struct dvmq_worker *w, struct dvmq_queue *queue, str
 
 uint16_t dvmq_poll_soft(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
-	struct rte_mbuf *packets[DVMQ_BURST];
+	struct rte_mbuf *packets[ROOM];
 	unsigned n = rte_ring_sc_dequeue_burst(queue->soft->ring, (void **)packets, DVMQ_BURST, NULL);
 
 	if (n == 0)

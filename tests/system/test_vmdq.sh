@@ -43,9 +43,11 @@ testpmd=$(command -v dpdk-testpmd) || skip "no dpdk-testpmd"
 	for i in 1 2 3; do
 		printf '[port vm%u]\ntype = vhost\nsocket = /run/vm%u.sock\nmac = 52:54:00:00:01:0%u\n' $i $i $i
 		((i == 1)) || echo "vlan = 100"
+		echo "min = 1"
 	done
 	for i in {4..9}; do
 		printf '[port vm%u]\ntype = ethdev\ndevice = net_null%u,no-rx=1\nmac = 52:54:00:00:01:0%u\n' "$i" "$i" "$i"
+		((i > 7)) || echo "min = 1" # it keeps its pool, also while others have more traffic
 	done
 } >"$scratch/dvmqd.conf"
 
