@@ -26,6 +26,7 @@ struct dvmq_binding {
 	char why[DVMQ_SHARE_REASON];       /* why it is to have that many */
 	uint64_t bytes;                    /* its queues took since it was last looked at */
 	uint64_t by_default_seen;          /* bytes by default queues as of then */
+	unsigned resume;                   /* queues that it had when its uplink stopped */
 	unsigned refusals;                 /* in a row, by the NIC; not before retry_ms again */
 	uint64_t retry_ms;
 	uint64_t own_seen, astray_seen;    /* packets of its queues, and astray, as of the last audit that told something */
@@ -135,6 +136,10 @@ void dvmq_queue_to_default(struct dvmq_queue *queue);
 void dvmq_vmq_bind(struct dvmq_port *port);
 void dvmq_vmq_unbind(struct dvmq_port *port);
 void dvmq_vmq_close(struct dvmq_port *uplink);
+
+/* Around a stop of the uplink's device, which no worker polls: nobody has queues of its own meanwhile, then whoever had some has again. */
+void dvmq_vmq_suspend(struct dvmq_port *uplink);
+void dvmq_vmq_resume(struct dvmq_port *uplink);
 
 /*
  * Gives a port n queues of its own on an uplink (0: none), with no packet lost or reordered by the change.  The

@@ -166,6 +166,12 @@ bool dvmq_core_name_at(unsigned index, char *buf, size_t size)
 
 static json_t *port_json(const struct dvmq_port *port)
 {
+	static const char *const links[] = {
+		[DVMQ_LINK_UNKNOWN] = "unknown",
+		[DVMQ_LINK_UP] = "up",
+		[DVMQ_LINK_DOWN] = "down",
+		[DVMQ_LINK_LOST] = "lost",
+	};
 	const struct dvmq_port_conf *conf = &port->conf;
 	json_t *o = json_object();
 
@@ -180,6 +186,8 @@ static json_t *port_json(const struct dvmq_port *port)
 								   ? atomic_load(&port->n_rxvq)
 								   : conf->queues));
 	json_object_set_new(o, "numa", json_integer(port->numa));
+	json_object_set_new(o, "link", port->type == DVMQ_PORT_VHOST ? json_null() : json_string(links[port->link]));
+	json_object_set_new(o, "speed_mbps", port->speed == 0 ? json_null() : json_integer(port->speed));
 	return o;
 }
 
