@@ -555,6 +555,63 @@ static void test_reset(void)
 	free(logged);
 }
 
+static const char *shown_link(const char *name)
+{
+	static char link[16];
+	json_t *list = dvmq_show_ports(name, &err);
+
+	snprintf(link, sizeof(link), "%s", json_string_value(json_object_get(json_array_get(list, 0), "link")));
+	json_decref(list);
+	return link;
+}
+
+static void test_link(void)
+{
+	FILE *log = open_memstream(&logged, &logged_size);
+	uint64_t now_ms = dvmq_now_ms() + 1000000, sent;
+	const struct dvmq_port_counters *c;
+	struct dvmq_port *web1;
+	void *m;
+
+	rte_openlog_stream(log);
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("up4", wire.rx, 1, &wire.sink, 1, SOCKET_ID_ANY) >= 0);
+	add(DVMQ_PORT_UPLINK, "up4", "net_ring_up4", 1);
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("web4", &wire.nothing, 1, &wire.out, 1, SOCKET_ID_ANY) >= 0);
+	web1 = add(DVMQ_PORT_ETHDEV, "web1", "net_ring_web4", 1);
+	dvmq_devices_tick(now_ms);
+	CU_ASSERT_STRING_EQUAL(shown_link("web1"), "up");
+	CU_ASSERT_EQUAL(web1->speed, 10000); /* that is what net_ring says */
+	send_to(web1, 10);
+	sent = dvmq_stats_collect()->port[web1->index].tx_packets;
+
+	CU_ASSERT_EQUAL(rte_eth_dev_set_link_down(web1->eth_id), 0);
+	for (unsigned i = 0; i < 5; i++)
+		dvmq_devices_tick(now_ms += 1000);
+	CU_ASSERT_STRING_EQUAL(shown_link("web1"), "down");
+	for (unsigned i = 0; i < 10; i++)
+		rte_ring_enqueue(wire.rx[0], make_frame(&web1->conf.mac, &(struct payload){0}));
+	do
+		c = &dvmq_stats_collect()->port[web1->index];
+	while (c->drop[DVMQ_DROP_PORT_DOWN] + c->drop[DVMQ_DROP_RING_FULL] + c->tx_packets < sent + 10);
+	CU_ASSERT_EQUAL(c->drop[DVMQ_DROP_PORT_DOWN], 10);
+
+	CU_ASSERT_EQUAL(rte_eth_dev_set_link_up(web1->eth_id), 0);
+	dvmq_devices_tick(now_ms += 1000);
+	CU_ASSERT_STRING_EQUAL(shown_link("web1"), "up");
+	send_to(web1, 10);
+	check_sum();
+	fflush(log);
+	CU_ASSERT_PTR_NOT_NULL(strstr(logged, "port web1: link up"));
+	CU_ASSERT_PTR_NOT_NULL_FATAL(strstr(logged, "port web1: link down"));
+	CU_ASSERT_PTR_NULL(strstr(strstr(logged, "link down") + 1, "link down")); /* once */
+	dvmq_ports_close();
+	while (rte_ring_dequeue(wire.out, &m) == 0)
+		rte_pktmbuf_free(m);
+	rte_openlog_stream(NULL);
+	fclose(log);
+	free(logged);
+}
+
 int main(void)
 {
 	CU_TestInfo tests[] = {
@@ -562,6 +619,7 @@ int main(void)
 	    {"queues go where the demand is", test_demand},
 	    {"rules that vanish or are not followed", test_audit},
 	    {"devices that are reset", test_reset},
+	    {"a link that goes down", test_link},
 	    CU_TEST_INFO_NULL,
 	};
 	int ret = EXIT_FAILURE;
