@@ -21,7 +21,8 @@ struct dvmq_binding {
 	uint16_t n;                        /* that it has */
 	uint16_t queues[DVMQ_MAX_PAIRS];   /* flow, vmdq, static: their numbers; [0, n) */
 	bool accepted;                     /* the NIC took the rule, or the configuration says so */
-	struct rte_flow *rule;             /* flow */
+	struct rte_flow *rule;             /* flow; NULL: none */
+	uint32_t rule_id;                  /* flow: counts from 0 on each uplink, as testpmd does */
 	char reason[256];                  /* what came of it in the NIC */
 	char why[DVMQ_SHARE_REASON];       /* why it is to have that many */
 	uint64_t bytes;                    /* its queues took since it was last looked at */
@@ -68,6 +69,7 @@ struct dvmq_steer {
 	const struct dvmq_steer_ops *ops;
 	char reason[384];                             /* why this backend */
 	struct dvmq_binding bindings[DVMQ_MAX_PORTS]; /* by port index */
+	uint32_t next_rule;                           /* flow: the id of the next one */
 	struct dvmq_share *share;                     /* with attach(): who shall have how many */
 	const struct dvmq_share_change *todo;         /* what it said last and is still to be done, in its memory */
 	unsigned n_todo;

@@ -464,6 +464,66 @@ static void test_audit(void)
 	CU_ASSERT_PTR_NULL(ruled);
 }
 
+/* ---- a rule that is accepted by half, and the list of rules ---- */
+
+static int one_queue_only(struct dvmq_port *uplink, struct dvmq_port *port, const uint16_t *queues, unsigned n,
+			  struct dvmq_err *ret_err)
+{
+	(void)queues;
+	if (n > 1)
+		return dvmq_fail(ret_err, ENOTSUP, "the driver refuses the rule: no RSS here");
+	uplink->steer->bindings[port->index].rule = (void *)port; /* as flow.c does */
+	uplink->steer->bindings[port->index].rule_id = uplink->steer->next_rule++;
+	return 0;
+}
+
+static int remove_one(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_err *ret_err)
+{
+	(void)ret_err;
+	uplink->steer->bindings[port->index].rule = NULL;
+	return 0;
+}
+
+static const struct dvmq_steer_ops no_rss = {
+	.steering = DVMQ_STEER_FLOW, .attach = one_queue_only, .detach = remove_one};
+
+static void test_half(void)
+{
+	struct dvmq_port *uplink, *web1, *web2;
+	struct dvmq_binding *b;
+	json_t *rules, *rule;
+
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("up5", wire.rx, QUEUES, &wire.sink, 1, SOCKET_ID_ANY) >= 0);
+	uplink = add(DVMQ_PORT_UPLINK, "up5", "net_ring_up5", QUEUES);
+	uplink->steer->ops = &no_rss;
+	web1 = add_sink("web1", 1);
+	web2 = add_sink("web2", 2);
+	b = &uplink->steer->bindings[web1->index];
+	CU_ASSERT_TRUE(dvmq_vmq_set(uplink, web1, 2) < 0);
+	CU_ASSERT_EQUAL(b->n, 1);
+	CU_ASSERT_TRUE(b->accepted);
+	CU_ASSERT_PTR_NOT_NULL(strstr(b->reason, "one queue only: the driver refuses the rule: no RSS here"));
+	for (unsigned i = 0; i < QUEUES; i++) {
+		CU_ASSERT_EQUAL(dvmq_queue_settle(uplink->queues[i]), 0);
+		CU_ASSERT_PTR_NOT_NULL(atomic_load(&uplink->queues[i]->owner)); /* the other is no less polled */
+	}
+
+	/* As testpmd lists them: by id, which a rule has that was made anew, too. */
+	rules = dvmq_flow_list("up5", &err);
+	CU_ASSERT_EQUAL_FATAL(json_array_size(rules), 2);
+	rule = json_array_get(rules, 0);
+	CU_ASSERT_EQUAL(json_integer_value(json_object_get(rule, "id")), 1);
+	CU_ASSERT_STRING_EQUAL(json_string_value(json_object_get(rule, "port")), web2->conf.name);
+	CU_ASSERT_STRING_EQUAL(json_string_value(json_object_get(rule, "attr")), "i--");
+	CU_ASSERT_STRING_EQUAL(json_string_value(json_object_get(rule, "rule")), "ETH => QUEUE");
+	rule = json_array_get(rules, 1);
+	CU_ASSERT_EQUAL(json_integer_value(json_object_get(rule, "id")), 2);
+	CU_ASSERT_STRING_EQUAL(json_string_value(json_object_get(rule, "port")), "web1");
+	CU_ASSERT_STRING_EQUAL(json_string_value(json_object_get(rule, "dst")), "02:00:00:00:00:01");
+	json_decref(rules);
+	dvmq_ports_close();
+}
+
 /* ---- devices that are reset, links that go down ---- */
 
 static char *logged;
@@ -618,6 +678,7 @@ int main(void)
 	    {"queues come and go under traffic", test_changes},
 	    {"queues go where the demand is", test_demand},
 	    {"rules that vanish or are not followed", test_audit},
+	    {"a rule that is accepted by half", test_half},
 	    {"devices that are reset", test_reset},
 	    {"a link that goes down", test_link},
 	    CU_TEST_INFO_NULL,
