@@ -35,7 +35,7 @@ struct dvmq_soft {
 
 /* Of an uplink and a port that has queues of its own there: frames that its NIC should have put into them. */
 struct dvmq_astray {
-	_Atomic uint64_t key;    /* VLAN and MAC that belong into its queues, as dvmq_fdb_key(); 0: none.  Writer: the controller */
+	_Atomic uint64_t key;    /* what belongs into its queues, as dvmq_fdb_key(); 0: none.  Writer: the controller */
 	_Atomic uint64_t frames; /* that default queues brought all the same.  Writers: workers */
 };
 
@@ -157,8 +157,9 @@ int dvmq_vhost_event_fd(void);
 int dvmq_ethdev_open(struct dvmq_port *port, enum dvmq_rx_mode mode, struct dvmq_err *err);
 
 /*
- * Resets the device and starts it as it was, with the same buffers; no rule or pool outlives that.  Stops and starts it if its driver
- * has no reset.  No worker may be in it.  Controller.  0 or -errno with err: then it is stopped, and can be tried again.
+ * Resets the device and starts it as it was, with the same buffers; no rule or pool outlives that.  Stops and
+ * starts it if its driver has no reset.  No worker may be in it.  Controller.  0 or -errno with err: then it is
+ * stopped, and can be tried again.
  */
 int dvmq_ethdev_reset(struct dvmq_port *port, struct dvmq_err *err);
 void dvmq_ethdev_close(struct dvmq_port *port);

@@ -139,7 +139,10 @@ void dvmq_vmq_bind(struct dvmq_port *port);
 void dvmq_vmq_unbind(struct dvmq_port *port);
 void dvmq_vmq_close(struct dvmq_port *uplink);
 
-/* Around a stop of the uplink's device, which no worker polls: nobody has queues of its own meanwhile, then whoever had some has again. */
+/*
+ * Around a stop of the uplink's device, which no worker polls: nobody has queues of its own meanwhile, then whoever
+ * had some has them again.
+ */
 void dvmq_vmq_suspend(struct dvmq_port *uplink);
 void dvmq_vmq_resume(struct dvmq_port *uplink);
 
@@ -153,8 +156,8 @@ void dvmq_vmq_tick(uint64_t now_ms); /* each slow period: decides who shall have
 void dvmq_vmq_step(uint64_t now_ms); /* each period: makes one of the changes that were decided */
 
 /*
- * Each DVMQ_AUDIT_MS: do the NICs what they were told?  Where the frames of a port arrive in default queues instead of its own
- * its rule is made anew, and ever more rarely while that does not help.
+ * Each DVMQ_AUDIT_MS: do the NICs what they were told?  Where the frames of a port arrive in default queues
+ * instead of its own its rule is made anew, and ever more rarely while that does not help.
  */
 #define DVMQ_AUDIT_MS 5000
 void dvmq_vmq_audit(uint64_t now_ms);

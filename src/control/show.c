@@ -372,7 +372,8 @@ static json_t *rule_json(const struct dvmq_port *uplink, const struct dvmq_port 
 
 static int by_id(const void *a, const void *b)
 {
-	const struct dvmq_binding *x = *(const struct dvmq_binding *const *)a, *y = *(const struct dvmq_binding *const *)b;
+	const struct dvmq_binding *x = *(const struct dvmq_binding *const *)a;
+	const struct dvmq_binding *y = *(const struct dvmq_binding *const *)b;
 
 	return x->rule_id < y->rule_id ? -1 : x->rule_id > y->rule_id;
 }
@@ -394,7 +395,8 @@ json_t *dvmq_flow_list(const char *name, struct dvmq_err *err)
 	qsort(rules, n, sizeof(rules[0]), by_id);
 	list = json_array();
 	for (unsigned i = 0; i < n; i++)
-		json_array_append_new(list, rule_json(uplink, dvmq_ports[rules[i] - uplink->steer->bindings], rules[i]));
+		json_array_append_new(
+			list, rule_json(uplink, dvmq_ports[rules[i] - uplink->steer->bindings], rules[i]));
 	return list;
 }
 
@@ -444,7 +446,8 @@ static json_t *decisions_json(void)
 
 json_t *dvmq_show_balance(struct dvmq_err *err)
 {
-	static const char *const actions[] = {"move", "activate", "park", "promote", "demote", "repair", "saturated", "refuse"};
+	static const char *const actions[] = {"move",	  "activate", "park",	   "promote",
+					      "demote", "repair",   "saturated", "refuse"};
 	const struct dvmq_balance_params *p = dvmq_balancer_params();
 	json_t *o = json_object(), *totals = json_object();
 

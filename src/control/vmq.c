@@ -449,9 +449,10 @@ static void repair(struct dvmq_port *uplink, struct dvmq_port *port, uint64_t no
 static void audit(struct dvmq_port *uplink, struct dvmq_port *port, uint64_t now_ms)
 {
 	struct dvmq_binding *b = binding_of(uplink, port);
+	uint64_t astray = atomic_load_explicit(&uplink->astray[port->index].frames, memory_order_relaxed);
 	uint64_t own = own_packets(uplink, port) - b->own_seen;
-	uint64_t astray = atomic_load_explicit(&uplink->astray[port->index].frames, memory_order_relaxed) - b->astray_seen;
 
+	astray -= b->astray_seen;
 	if (b->n == 0)
 		return;
 	if (own > astray) { /* some drivers put what no rule takes into any queue: a few of its own prove nothing */
@@ -464,10 +465,13 @@ static void audit(struct dvmq_port *uplink, struct dvmq_port *port, uint64_t now
 
 void dvmq_vmq_audit(uint64_t now_ms)
 {
-	for (unsigned u = 0; u < DVMQ_MAX_PORTS; u++)
-		for (unsigned i = 0; is_steering(dvmq_ports[u]) && dvmq_ports[u]->steer->ops->attach != NULL && i < DVMQ_MAX_PORTS; i++)
+	for (unsigned u = 0; u < DVMQ_MAX_PORTS; u++) {
+		if (!is_steering(dvmq_ports[u]) || dvmq_ports[u]->steer->ops->attach == NULL)
+			continue;
+		for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 			if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
 				audit(dvmq_ports[u], dvmq_ports[i], now_ms);
+	}
 }
 
 /* ---- ports that come and go ---- */
