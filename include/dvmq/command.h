@@ -44,6 +44,8 @@ int dvmq_set_policy(const char *core, enum dvmq_policy policy, struct dvmq_err *
  */
 int dvmq_set_port_vmq(const char *port, int n, struct dvmq_err *err);
 int dvmq_port_add(const struct dvmq_port_conf *conf, struct dvmq_err *err);
+/* Resets the device of an uplink or ethdev port; returns when it runs again.  -errno: it does not; tried again by itself. */
+int dvmq_port_reset(const char *name, struct dvmq_err *err);
 int dvmq_port_del(const char *name, struct dvmq_err *err);
 int dvmq_clear_stats(struct dvmq_err *err);
 

@@ -47,6 +47,10 @@ void dvmq_ports_close(void);
 void dvmq_ports_reconcile(void); /* after an event of the vhost library */
 struct dvmq_port *dvmq_port_find(const char *name);
 
+/* --- device.c: links that go down and come back, resets --- */
+
+void dvmq_devices_tick(uint64_t now_ms); /* each period */
+
 /* --- measure.c: what a queue needs --- */
 
 struct dvmq_cleared { /* counters as they were at "clear stats all" */

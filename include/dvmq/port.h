@@ -35,7 +35,7 @@ struct dvmq_soft {
 
 /* Of an uplink and a port that has queues of its own there: frames that its NIC should have put into them. */
 struct dvmq_astray {
-	_Atomic uint64_t key;    /* VLAN and MAC that belong into its queues, as dvmq_fdb_key(); 0: none.  Writer: the controller */
+	_Atomic uint64_t key;    /* what belongs into its queues, as dvmq_fdb_key(); 0: none.  Writer: the controller */
 	_Atomic uint64_t frames; /* that default queues brought all the same.  Writers: workers */
 };
 
@@ -62,6 +62,20 @@ static inline uint16_t dvmq_rx_queue(const struct dvmq_rx_layout *layout, unsign
 	return i == 0 ? 0 : layout->first + (i - 1) * layout->stride;
 }
 
+/* Whether workers may send to an ethdev. */
+enum dvmq_tx {
+	DVMQ_TX_ON,
+	DVMQ_TX_TRY, /* its link is down, and the driver takes nothing then */
+	DVMQ_TX_OFF, /* its link is down, or it is stopped */
+};
+
+enum dvmq_link {
+	DVMQ_LINK_UNKNOWN, /* the driver does not tell */
+	DVMQ_LINK_UP,
+	DVMQ_LINK_DOWN,
+	DVMQ_LINK_LOST, /* the device did not come back from a reset; tried again */
+};
+
 struct dvmq_port {
 	/* Constant while the port is reachable from workers; written by the controller. */
 	uint16_t index; /* in dvmq_ports[] */
@@ -86,6 +100,9 @@ struct dvmq_port {
 	/* vhost: written by the controller, read by workers (relaxed: a turn late is early enough). */
 	_Atomic uint16_t n_rxvq;       /* RX virtqueues of the guest in use; 0: down */
 
+	_Atomic uint8_t tx;            /* uplink, ethdev: enum dvmq_tx.  Written by the controller, read once per burst */
+	_Atomic bool reset_wanted;     /* uplink, ethdev: set by DPDK's interrupt thread, cleared by the controller */
+
 	/* Controller only. */
 	struct dvmq_port_conf conf;
 	struct dvmq_queue **queues;    /* those that take packets from it; vhost: one per pair */
@@ -101,6 +118,11 @@ struct dvmq_port {
 	uint32_t generation_seen;      /* vring_generation that was acted on */
 	uint64_t nic_missed;           /* uplink, ethdev: imissed of the device when it was last looked at */
 	bool nic_missed_known;         /* it has been looked at */
+	bool tells_link, refuses_tx;   /* uplink, ethdev: of the driver, see ethdev.c */
+	enum dvmq_link link;           /* uplink, ethdev: when it was last looked at */
+	uint32_t speed;                /* of the link, Mbit/s; 0: unknown */
+	uint64_t reset_at;             /* not before that time in ms */
+	bool reset_told;               /* that a reset failed */
 	bool leaving;                  /* is being deleted */
 	bool registered;               /* vhost: the library knows its socket */
 };
@@ -133,6 +155,13 @@ int dvmq_vhost_event_fd(void);
  * Probes the device if need be, configures and starts it with conf.queues RX queues.  A device that is open already is configured anew, or left alone if nothing changes.  -ENOTSUP: the NIC has no such mode.  Fills in eth_id, n_txq, multi_seg, numa, pool.  Controller.  0 or -errno with err.
  */
 int dvmq_ethdev_open(struct dvmq_port *port, enum dvmq_rx_mode mode, struct dvmq_err *err);
+
+/*
+ * Resets the device and starts it as it was, with the same buffers; no rule or pool outlives that.  Stops and
+ * starts it if its driver has no reset.  No worker may be in it.  Controller.  0 or -errno with err: then it is
+ * stopped, and can be tried again.
+ */
+int dvmq_ethdev_reset(struct dvmq_port *port, struct dvmq_err *err);
 void dvmq_ethdev_close(struct dvmq_port *port);
 
 /* Buffers for what guests send, on a NUMA node; made at first use, NULL if there is no memory.  Controller. */

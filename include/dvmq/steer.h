@@ -21,11 +21,13 @@ struct dvmq_binding {
 	uint16_t n;                        /* that it has */
 	uint16_t queues[DVMQ_MAX_PAIRS];   /* flow, vmdq, static: their numbers; [0, n) */
 	bool accepted;                     /* the NIC took the rule, or the configuration says so */
-	struct rte_flow *rule;             /* flow */
+	struct rte_flow *rule;             /* flow; NULL: none */
+	uint32_t rule_id;                  /* flow: counts from 0 on each uplink, as testpmd does */
 	char reason[256];                  /* what came of it in the NIC */
 	char why[DVMQ_SHARE_REASON];       /* why it is to have that many */
 	uint64_t bytes;                    /* its queues took since it was last looked at */
 	uint64_t by_default_seen;          /* bytes by default queues as of then */
+	unsigned resume;                   /* queues that it had when its uplink stopped */
 	unsigned refusals;                 /* in a row, by the NIC; not before retry_ms again */
 	uint64_t retry_ms;
 	uint64_t own_seen, astray_seen;    /* packets of its queues, and astray, as of the last audit that told something */
@@ -67,6 +69,7 @@ struct dvmq_steer {
 	const struct dvmq_steer_ops *ops;
 	char reason[384];                             /* why this backend */
 	struct dvmq_binding bindings[DVMQ_MAX_PORTS]; /* by port index */
+	uint32_t next_rule;                           /* flow: the id of the next one */
 	struct dvmq_share *share;                     /* with attach(): who shall have how many */
 	const struct dvmq_share_change *todo;         /* what it said last and is still to be done, in its memory */
 	unsigned n_todo;
@@ -137,6 +140,13 @@ void dvmq_vmq_unbind(struct dvmq_port *port);
 void dvmq_vmq_close(struct dvmq_port *uplink);
 
 /*
+ * Around a stop of the uplink's device, which no worker polls: nobody has queues of its own meanwhile, then whoever
+ * had some has them again.
+ */
+void dvmq_vmq_suspend(struct dvmq_port *uplink);
+void dvmq_vmq_resume(struct dvmq_port *uplink);
+
+/*
  * Gives a port n queues of its own on an uplink (0: none), with no packet lost or reordered by the change.  The
  * binding tells what it has then, and why.  0, or -errno if it has fewer than n.
  */
@@ -146,8 +156,8 @@ void dvmq_vmq_tick(uint64_t now_ms); /* each slow period: decides who shall have
 void dvmq_vmq_step(uint64_t now_ms); /* each period: makes one of the changes that were decided */
 
 /*
- * Each DVMQ_AUDIT_MS: do the NICs what they were told?  Where the frames of a port arrive in default queues instead of its own
- * its rule is made anew, and ever more rarely while that does not help.
+ * Each DVMQ_AUDIT_MS: do the NICs what they were told?  Where the frames of a port arrive in default queues
+ * instead of its own its rule is made anew, and ever more rarely while that does not help.
  */
 #define DVMQ_AUDIT_MS 5000
 void dvmq_vmq_audit(uint64_t now_ms);

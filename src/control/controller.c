@@ -128,6 +128,7 @@ static void tick(uint64_t now_ms)
 
 	dvmq_measure(rte_rdtsc());
 	learn(now_ms);
+	dvmq_devices_tick(now_ms);
 	dvmq_vmq_step(now_ms);
 	if (now_ms >= vmq_at) {
 		vmq_at = now_ms + VMQ_EVERY_MS;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <rte_cycles.h>
@@ -196,6 +197,12 @@ bool dvmq_core_name_at(unsigned index, char *buf, size_t size)
 
 static json_t *port_json(const struct dvmq_port *port)
 {
+	static const char *const links[] = {
+		[DVMQ_LINK_UNKNOWN] = "unknown",
+		[DVMQ_LINK_UP] = "up",
+		[DVMQ_LINK_DOWN] = "down",
+		[DVMQ_LINK_LOST] = "lost",
+	};
 	const struct dvmq_port_conf *conf = &port->conf;
 	json_t *o = json_object();
 
@@ -210,6 +217,8 @@ static json_t *port_json(const struct dvmq_port *port)
 								   ? atomic_load(&port->n_rxvq)
 								   : conf->queues));
 	json_object_set_new(o, "numa", json_integer(port->numa));
+	json_object_set_new(o, "link", port->type == DVMQ_PORT_VHOST ? json_null() : json_string(links[port->link]));
+	json_object_set_new(o, "speed_mbps", port->speed == 0 ? json_null() : json_integer(port->speed));
 	return o;
 }
 
@@ -370,15 +379,16 @@ json_t *dvmq_show_vmq(const char *name, struct dvmq_err *err)
 	return found(list, "port", name, err);
 }
 
+/* Columns and words as testpmd's "flow list" has them, then what they mean here. */
 static json_t *rule_json(const struct dvmq_port *uplink, const struct dvmq_port *port, const struct dvmq_binding *binding)
 {
+	bool proven = false;
 	char queues[256];
-	bool proven;
 	unsigned n = 0;
 	json_t *o = json_object();
 
 	describe_queues(uplink, port, queues, sizeof(queues), &proven, &n);
-	json_object_set_new(o, "id", json_integer(binding->queues[0]));
+	json_object_set_new(o, "id", json_integer(binding->rule_id));
 	json_object_set_new(o, "group", json_integer(0));
 	json_object_set_new(o, "prio", json_integer(0));
 	json_object_set_new(o, "attr", json_string("i--"));
@@ -390,23 +400,33 @@ static json_t *rule_json(const struct dvmq_port *uplink, const struct dvmq_port 
 	return o;
 }
 
+static int by_id(const void *a, const void *b)
+{
+	const struct dvmq_binding *x = *(const struct dvmq_binding *const *)a;
+	const struct dvmq_binding *y = *(const struct dvmq_binding *const *)b;
+
+	return x->rule_id < y->rule_id ? -1 : x->rule_id > y->rule_id;
+}
+
 json_t *dvmq_flow_list(const char *name, struct dvmq_err *err)
 {
+	const struct dvmq_binding *rules[DVMQ_MAX_PORTS];
 	struct dvmq_port *uplink = dvmq_port_find(name);
+	unsigned n = 0;
 	json_t *list;
 
 	if (uplink == NULL || uplink->steer == NULL) {
 		dvmq_fail(err, ENOENT, "no uplink %s; \"show port all\" lists them", name);
 		return NULL;
 	}
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (dvmq_ports[i] != NULL && uplink->steer->bindings[i].rule != NULL)
+			rules[n++] = &uplink->steer->bindings[i];
+	qsort(rules, n, sizeof(rules[0]), by_id);
 	list = json_array();
-	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
-		const struct dvmq_binding *binding = &uplink->steer->bindings[i];
-		const struct dvmq_port *port = dvmq_ports[i];
-
-		if (port != NULL && binding->rule != NULL)
-			json_array_append_new(list, rule_json(uplink, port, binding));
-	}
+	for (unsigned i = 0; i < n; i++)
+		json_array_append_new(
+			list, rule_json(uplink, dvmq_ports[rules[i] - uplink->steer->bindings], rules[i]));
 	return list;
 }
 
@@ -456,7 +476,8 @@ static json_t *decisions_json(void)
 
 json_t *dvmq_show_balance(struct dvmq_err *err)
 {
-	static const char *const actions[] = {"move", "activate", "park", "promote", "demote", "repair", "saturated", "refuse"};
+	static const char *const actions[] = {"move",	  "activate", "park",	   "promote",
+					      "demote", "repair",   "saturated", "refuse"};
 	const struct dvmq_balance_params *p = dvmq_balancer_params();
 	json_t *o = json_object(), *totals = json_object();
 

@@ -203,6 +203,11 @@ static int set_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsi
 	struct dvmq_err err;
 	unsigned got = 0;
 
+	if (!uplink->up) { /* it has none now */
+		snprintf(b->reason, sizeof(b->reason), "the device of %s does not run", uplink->conf.name);
+		return n > 0 ? -ENETDOWN : 0;
+	}
+
 	if (had && !port->leaving && dvmq_soft_open(uplink, port, 1, &err) < 0) {
 		snprintf(b->reason, sizeof(b->reason), "stays as it is: %.230s", err.text);
 		return -ENOMEM;
@@ -355,7 +360,7 @@ static void share_queues(struct dvmq_port *uplink, uint64_t now_ms)
 	struct dvmq_share_plan plan;
 	unsigned n = 0;
 
-	if (steer->n_todo > 0 || now_ms == steer->shared_ms)
+	if (!uplink->up || steer->n_todo > 0 || now_ms == steer->shared_ms)
 		return;
 	snapshot.n_ports = take_wishes(uplink, now_ms);
 	steer->shared_ms = now_ms;
@@ -444,9 +449,10 @@ static void repair(struct dvmq_port *uplink, struct dvmq_port *port, uint64_t no
 static void audit(struct dvmq_port *uplink, struct dvmq_port *port, uint64_t now_ms)
 {
 	struct dvmq_binding *b = binding_of(uplink, port);
+	uint64_t astray = atomic_load_explicit(&uplink->astray[port->index].frames, memory_order_relaxed);
 	uint64_t own = own_packets(uplink, port) - b->own_seen;
-	uint64_t astray = atomic_load_explicit(&uplink->astray[port->index].frames, memory_order_relaxed) - b->astray_seen;
 
+	astray -= b->astray_seen;
 	if (b->n == 0)
 		return;
 	if (own > astray) { /* some drivers put what no rule takes into any queue: a few of its own prove nothing */
@@ -459,10 +465,13 @@ static void audit(struct dvmq_port *uplink, struct dvmq_port *port, uint64_t now
 
 void dvmq_vmq_audit(uint64_t now_ms)
 {
-	for (unsigned u = 0; u < DVMQ_MAX_PORTS; u++)
-		for (unsigned i = 0; is_steering(dvmq_ports[u]) && dvmq_ports[u]->steer->ops->attach != NULL && i < DVMQ_MAX_PORTS; i++)
+	for (unsigned u = 0; u < DVMQ_MAX_PORTS; u++) {
+		if (!is_steering(dvmq_ports[u]) || dvmq_ports[u]->steer->ops->attach == NULL)
+			continue;
+		for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 			if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
 				audit(dvmq_ports[u], dvmq_ports[i], now_ms);
+	}
 }
 
 /* ---- ports that come and go ---- */
@@ -518,6 +527,62 @@ void dvmq_vmq_close(struct dvmq_port *uplink)
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
 			unbind_port(uplink, dvmq_ports[i]);
+}
+
+/* ---- a device that stops ---- */
+
+/* The driver may have lost the rules, or refuse to remove them: they are gone with the stop. */
+static void suspend(struct dvmq_port *uplink, struct dvmq_port *port)
+{
+	struct dvmq_binding *b = binding_of(uplink, port);
+	struct dvmq_err ignored;
+
+	b->resume = b->n;
+	if (b->n > 0) {
+		expect_steered(uplink, port, false);
+		uplink->steer->ops->detach(uplink, port, &ignored);
+	}
+	for (unsigned i = 0; i < b->n; i++)
+		make_default(uplink->queues[b->queues[i]]);
+	b->rule = NULL;
+	b->n = 0;
+	b->accepted = false;
+	snprintf(b->reason, sizeof(b->reason), "the device of %s does not run", uplink->conf.name);
+}
+
+static void resume(struct dvmq_port *uplink, struct dvmq_port *port, bool had)
+{
+	struct dvmq_binding *b = binding_of(uplink, port);
+
+	if (had && b->resume > 0)
+		dvmq_vmq_set(uplink, port, b->resume);
+	else if (!had && b->resume == 0 && port->by_hand < 0)
+		assign(uplink, port);
+}
+
+void dvmq_vmq_suspend(struct dvmq_port *uplink)
+{
+	if (!is_steering(uplink) || uplink->steer->ops->attach == NULL)
+		return;
+	uplink->steer->n_todo = 0;
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
+			suspend(uplink, dvmq_ports[i]);
+}
+
+void dvmq_vmq_resume(struct dvmq_port *uplink)
+{
+	struct dvmq_err err;
+
+	if (!is_steering(uplink) || uplink->steer->ops->attach == NULL)
+		return;
+	if (uplink->steer->ops->probe != NULL && uplink->steer->ops->probe(uplink, &err) < 0)
+		DVMQ_LOG(WARNING, "uplink %s: after its reset: %s", uplink->conf.name, err.text);
+	/* Whoever had queues comes first. */
+	for (unsigned pass = 0; pass < 2; pass++)
+		for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+			if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
+				resume(uplink, dvmq_ports[i], pass == 0);
 }
 
 /* ---- by command ---- */

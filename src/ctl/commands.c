@@ -410,6 +410,7 @@ WORD(w_trace, 1, "trace");
 WORD(w_dry_run, 1, "dry-run");
 WORD(w_add, 1, "add");
 WORD(w_del, 1, "del");
+WORD(w_reset, 1, "reset");
 WORD(w_list, 1, "list");
 WORD(w_clear_stats, 1, "stats");
 WORD(w_stats, 2, "stats");
@@ -449,6 +450,7 @@ static struct action act_memory = {.show = dvmq_show_memory};
 static struct action act_dry_run = {.show = dvmq_balance_dry_run};
 static struct action act_flows = {.show_name = dvmq_flow_list};
 static struct action act_port_del = {.with_name = dvmq_port_del};
+static struct action act_port_reset = {.with_name = dvmq_port_reset};
 static struct action act_trace_off = {.with_name = stop_trace};
 static struct action act_clear = {.with_name = clear_stats};
 
@@ -488,6 +490,8 @@ COMMAND(c_port_add, do_port_add, NULL,
 	"port add vhost|ethdev NAME key=value...: add a port, with the keys of the configuration file", T(w_port_0),
 	T(w_add), T(w_types), T(n_new_port), T(n_keys));
 COMMAND(c_port_del, do_action, &act_port_del, "port del PORT: remove a port", T(w_port_0), T(w_del), T(n_port));
+COMMAND(c_port_reset, do_action, &act_port_reset, "port reset PORT: reset the device of an uplink or port", T(w_port_0),
+	T(w_reset), T(n_port));
 COMMAND(c_clear, do_action, &act_clear, "clear stats all: set all counters to zero", T(w_clear), T(w_clear_stats),
 	T(w_clear_all));
 COMMAND(c_flows, do_action, &act_flows, "flow list PORT: the steering rules of an uplink", T(w_flow), T(w_list),
@@ -506,7 +510,7 @@ COMMAND(c_quit, do_quit, NULL, "quit: end dvmqd", T(w_quit));
 
 static cmdline_parse_ctx_t commands[] = {
     &c_port_stats, &c_port, &c_queue, &c_core, &c_vmq, &c_fdb, &c_balance, &c_memory, &c_config, &c_queue_core,
-    &c_queue_pin, &c_set_balance, &c_set_core, &c_dry_run, &c_port_add, &c_port_del, &c_clear, &c_flows, &c_save,
+    &c_queue_pin, &c_set_balance, &c_set_core, &c_dry_run, &c_port_add, &c_port_del, &c_port_reset, &c_clear, &c_flows, &c_save,
     &c_trace, &c_trace_seconds, &c_trace_off, &c_help, &c_help_word, &c_quit, &c_set_policy, &c_port_vmq, NULL,
 };
 

@@ -143,11 +143,15 @@ static int prepare_for_wire(const struct dvmq_port *dst, struct rte_mbuf **packe
 static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
 		      unsigned n)
 {
-	unsigned index = queue->tx_index % dst->n_txq;
-	struct dvmq_txq *txq = &dst->txq[index];
-	unsigned ready = 0, sent;
+	uint8_t tx = atomic_load_explicit(&dst->tx, memory_order_acquire);
+	unsigned ready = 0, index, sent;
+	struct dvmq_txq *txq;
 	uint64_t bytes;
 
+	if (unlikely(tx == DVMQ_TX_OFF)) { /* before anything of the device is looked at */
+		drop(w, queue, dst, DVMQ_DROP_PORT_DOWN, packets, n);
+		return;
+	}
 	for (unsigned i = 0; i < n; i++) {
 		struct rte_mbuf *m = packets[i];
 		int ret = 0;
@@ -161,6 +165,8 @@ static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dv
 	}
 	if (ready == 0)
 		return;
+	index = queue->tx_index % dst->n_txq;
+	txq = &dst->txq[index];
 	bytes = bytes_of(packets, ready); /* now: the driver frees what it takes */
 	rte_spinlock_lock(&txq->lock);
 	sent = rte_eth_tx_burst(dst->eth_id, index, packets, ready);
@@ -168,7 +174,8 @@ static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dv
 	w->counters[dst->index].tx_packets += sent;
 	w->counters[dst->index].tx_bytes += bytes - bytes_of(packets + sent, ready - sent);
 	if (unlikely(sent < ready))
-		drop(w, queue, dst, DVMQ_DROP_RING_FULL, packets + sent, ready - sent);
+		drop(w, queue, dst, tx == DVMQ_TX_ON ? DVMQ_DROP_RING_FULL : DVMQ_DROP_PORT_DOWN, packets + sent,
+		     ready - sent);
 }
 
 /*

@@ -175,7 +175,7 @@ static int set_up_queues(struct dvmq_port *port, const struct rte_eth_dev_info *
 	int ret = rte_eth_dev_adjust_nb_rx_tx_desc(port->eth_id, &n_rxd, &n_txd);
 
 	rx.rx_drop_en |= mode == DVMQ_RX_VMDQ; /* a pool whose VM is slow must not hold up the others */
-	if (ret == 0)
+	if (ret == 0 && port->pool == NULL)
 		ret = make_rx_pool(port, n_rxd, err);
 	if (ret < 0)
 		return ret;
@@ -243,6 +243,24 @@ static int set_up(struct dvmq_port *port, const struct rte_eth_dev_info *info, e
 	return ret;
 }
 
+/* DPDK's interrupt thread: the controller does it. */
+static int on_reset(uint16_t eth_id, enum rte_eth_event_type type, void *port, void *ret_param)
+{
+	(void)eth_id;
+	(void)type;
+	(void)ret_param;
+	atomic_store(&((struct dvmq_port *)port)->reset_wanted, true);
+	return 0;
+}
+
+/* What has to be known of the driver. */
+static void note_driver(struct dvmq_port *port, const char *driver)
+{
+	/* The interface of a tap may be in another network namespace by now: its driver takes it for down then. */
+	port->tells_link = strcmp(driver, "net_tap") != 0;
+	port->refuses_tx = strcmp(driver, "net_memif") == 0;
+}
+
 int dvmq_ethdev_open(struct dvmq_port *port, enum dvmq_rx_mode mode, struct dvmq_err *err)
 {
 	struct rte_eth_dev_info info;
@@ -268,14 +286,32 @@ int dvmq_ethdev_open(struct dvmq_port *port, enum dvmq_rx_mode mode, struct dvmq
 		ret = stop_again(port);
 	if (ret == 0) {
 		port->rx = layout;
+		note_driver(port, info.driver_name);
 		ret = set_up(port, &info, mode, err);
 	}
+	if (ret == 0 && !again)
+		rte_eth_dev_callback_register(port->eth_id, RTE_ETH_EVENT_INTR_RESET, on_reset, port);
 	if (ret < 0)
 		dvmq_ethdev_close(port);
 	if (ret < 0 && mode == DVMQ_RX_VMDQ)
 		ret = -ENOTSUP; /* it may be able to do something else */
 	port->rx_mode = mode;
 	return ret;
+}
+
+int dvmq_ethdev_reset(struct dvmq_port *port, struct dvmq_err *err)
+{
+	struct rte_eth_dev_info info;
+	int ret = rte_eth_dev_reset(port->eth_id);
+
+	if (ret == -ENOTSUP)
+		ret = rte_eth_dev_stop(port->eth_id);
+	if (ret == 0)
+		ret = rte_eth_dev_info_get(port->eth_id, &info);
+	if (ret < 0)
+		return dvmq_fail(err, -ret, "%s: %s cannot be reset: %s", port->conf.name, port->conf.device,
+				 rte_strerror(-ret));
+	return set_up(port, &info, port->rx_mode, err);
 }
 
 void dvmq_ethdev_close(struct dvmq_port *port)
@@ -285,6 +321,8 @@ void dvmq_ethdev_close(struct dvmq_port *port)
 	if (!port->registered)
 		return;
 	port->registered = false;
+	while (rte_eth_dev_callback_unregister(port->eth_id, RTE_ETH_EVENT_INTR_RESET, on_reset, port) == -EAGAIN)
+		; /* it runs at this moment */
 	rte_eth_dev_stop(port->eth_id);
 	if (rte_eth_dev_info_get(port->eth_id, &info) == 0 && info.device != NULL) {
 		rte_eth_dev_close(port->eth_id);

@@ -109,6 +109,7 @@ static int attach(struct dvmq_port *uplink, struct dvmq_port *port, const uint16
 	if (rule == NULL)
 		return -errno;
 	uplink->steer->bindings[port->index].rule = rule;
+	uplink->steer->bindings[port->index].rule_id = uplink->steer->next_rule++;
 	return 0;
 }
 

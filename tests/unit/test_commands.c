@@ -172,6 +172,11 @@ int dvmq_port_add(const struct dvmq_port_conf *conf, struct dvmq_err *err)
 		    conf->server, conf->weight);
 }
 
+int dvmq_port_reset(const char *name, struct dvmq_err *err)
+{
+	return note(err, "port_reset %s", name);
+}
+
 int dvmq_port_del(const char *name, struct dvmq_err *err)
 {
 	return note(err, "port_del %s", name);
@@ -394,6 +399,7 @@ static void test_set_calls(void)
 	expect_call("set port web1 vmq 0", "set_port_vmq web1 0");
 	expect_call("set port web1 vmq auto", "set_port_vmq web1 -1");
 	expect_call("port del web1", "port_del web1");
+	expect_call("port reset up0", "port_reset up0");
 	expect_call("clear stats all", "clear_stats");
 	expect("save trace /none/t", "ok\nrecording 60 s to /none/t\n");
 	CU_ASSERT_STRING_EQUAL(called, "trace_start /none/t 60");

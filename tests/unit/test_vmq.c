@@ -73,6 +73,7 @@ struct payload {
 
 static _Atomic bool feeding;
 static _Atomic uint64_t fed, arrived, wrong;
+static _Atomic uint64_t dropped; /* since its device was stopped; 0 where none is */
 
 static struct rte_mbuf *make_frame(const struct rte_ether_addr *dst, const struct payload *payload)
 {
@@ -100,18 +101,18 @@ static void *feed(void *arg)
 	(void)arg;
 	while (atomic_load(&feeding)) {
 		struct payload payload = {.flow = flow, .number = next[flow]};
-		struct rte_mbuf *m = fed - arrived < OUTSTANDING ? make_frame(&mac, &payload) : NULL;
+		struct rte_mbuf *m = fed - arrived - dropped < OUTSTANDING ? make_frame(&mac, &payload) : NULL;
 
 		if (m == NULL) {
 			sched_yield();
 			continue;
 		}
+		fed++; /* first, or the other one may take itself for done */
 		pthread_mutex_lock(&nic.lock);
 		rte_ring_enqueue(wire.rx[nic.n ? nic.queues[flow % nic.n] : 0], m);
 		pthread_mutex_unlock(&nic.lock);
 		next[flow]++;
 		flow = (flow * 5 + 3) % FLOWS;
-		fed++;
 	}
 	return NULL;
 }
@@ -122,7 +123,7 @@ static void *check(void *arg)
 	void *m;
 
 	(void)arg;
-	while (atomic_load(&feeding) || arrived < fed) {
+	while (atomic_load(&feeding) || arrived + dropped < fed) {
 		struct payload payload;
 
 		if (rte_ring_dequeue(wire.out, &m) < 0) {
@@ -463,12 +464,223 @@ static void test_audit(void)
 	CU_ASSERT_PTR_NULL(ruled);
 }
 
+/* ---- a rule that is accepted by half, and the list of rules ---- */
+
+static int one_queue_only(struct dvmq_port *uplink, struct dvmq_port *port, const uint16_t *queues, unsigned n,
+			  struct dvmq_err *ret_err)
+{
+	(void)queues;
+	if (n > 1)
+		return dvmq_fail(ret_err, ENOTSUP, "the driver refuses the rule: no RSS here");
+	uplink->steer->bindings[port->index].rule = (void *)port; /* as flow.c does */
+	uplink->steer->bindings[port->index].rule_id = uplink->steer->next_rule++;
+	return 0;
+}
+
+static int remove_one(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_err *ret_err)
+{
+	(void)ret_err;
+	uplink->steer->bindings[port->index].rule = NULL;
+	return 0;
+}
+
+static const struct dvmq_steer_ops no_rss = {
+	.steering = DVMQ_STEER_FLOW, .attach = one_queue_only, .detach = remove_one};
+
+static void test_half(void)
+{
+	struct dvmq_port *uplink, *web1, *web2;
+	struct dvmq_binding *b;
+	json_t *rules, *rule;
+
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("up5", wire.rx, QUEUES, &wire.sink, 1, SOCKET_ID_ANY) >= 0);
+	uplink = add(DVMQ_PORT_UPLINK, "up5", "net_ring_up5", QUEUES);
+	uplink->steer->ops = &no_rss;
+	web1 = add_sink("web1", 1);
+	web2 = add_sink("web2", 2);
+	b = &uplink->steer->bindings[web1->index];
+	CU_ASSERT_TRUE(dvmq_vmq_set(uplink, web1, 2) < 0);
+	CU_ASSERT_EQUAL(b->n, 1);
+	CU_ASSERT_TRUE(b->accepted);
+	CU_ASSERT_PTR_NOT_NULL(strstr(b->reason, "one queue only: the driver refuses the rule: no RSS here"));
+	for (unsigned i = 0; i < QUEUES; i++) {
+		CU_ASSERT_EQUAL(dvmq_queue_settle(uplink->queues[i]), 0);
+		CU_ASSERT_PTR_NOT_NULL(atomic_load(&uplink->queues[i]->owner)); /* the other is no less polled */
+	}
+
+	/* As testpmd lists them: by id, which a rule has that was made anew, too. */
+	rules = dvmq_flow_list("up5", &err);
+	CU_ASSERT_EQUAL_FATAL(json_array_size(rules), 2);
+	rule = json_array_get(rules, 0);
+	CU_ASSERT_EQUAL(json_integer_value(json_object_get(rule, "id")), 1);
+	CU_ASSERT_STRING_EQUAL(json_string_value(json_object_get(rule, "port")), web2->conf.name);
+	CU_ASSERT_STRING_EQUAL(json_string_value(json_object_get(rule, "attr")), "i--");
+	CU_ASSERT_STRING_EQUAL(json_string_value(json_object_get(rule, "rule")), "ETH => QUEUE");
+	rule = json_array_get(rules, 1);
+	CU_ASSERT_EQUAL(json_integer_value(json_object_get(rule, "id")), 2);
+	CU_ASSERT_STRING_EQUAL(json_string_value(json_object_get(rule, "port")), "web1");
+	CU_ASSERT_STRING_EQUAL(json_string_value(json_object_get(rule, "dst")), "02:00:00:00:00:01");
+	json_decref(rules);
+	dvmq_ports_close();
+}
+
+/* ---- devices that are reset, links that go down ---- */
+
+static char *logged;
+static size_t logged_size;
+
+static void expect_logged(FILE *log, const char *text)
+{
+	fflush(log);
+	CU_ASSERT_PTR_NOT_NULL(strstr(logged, text));
+}
+
+/* Both directions at once while the device is stopped and started: no worker is ever in a stopped device. */
+static void test_reset(void)
+{
+	FILE *log = open_memstream(&logged, &logged_size);
+	struct rte_ether_addr stranger = {{0x02, 0, 0, 0, 0, 0xee}};
+	struct dvmq_port *uplink, *port;
+	uint16_t n_eth;
+	pthread_t feeder, checker;
+	void *m;
+
+	rte_openlog_stream(log);
+	rte_log_set_level(dvmq_logtype, RTE_LOG_INFO);
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("up3", wire.rx, QUEUES, &wire.sink, 1, SOCKET_ID_ANY) >= 0);
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("web3", &wire.nothing, 1, &wire.out, 1, SOCKET_ID_ANY) >= 0);
+	uplink = add(DVMQ_PORT_UPLINK, "up3", "net_ring_up3", QUEUES);
+	uplink->steer->ops = &backend;
+	port = add(DVMQ_PORT_ETHDEV, "web3", "net_ring_web3", 1);
+	CU_ASSERT_EQUAL(dvmq_vmq_set(uplink, port, 2), 0);
+
+	fed = arrived = dropped = 0;
+	feeding = true;
+	pthread_create(&feeder, NULL, feed, NULL);
+	pthread_create(&checker, NULL, check, NULL);
+	for (unsigned i = 0; i < 100; i++) {
+		uint64_t enough = arrived + FRAMES;
+
+		while (arrived < enough) {
+			struct rte_mbuf *answer = make_frame(&stranger, &(struct payload){0});
+
+			if (answer != NULL && rte_ring_enqueue(wire.nothing, answer) < 0)
+				rte_pktmbuf_free(answer);
+			while (rte_ring_dequeue(wire.sink, &m) == 0)
+				rte_pktmbuf_free(m);
+		}
+		if (i % 2) {
+			CU_ASSERT_EQUAL(dvmq_port_reset(i % 4 == 1 ? "up3" : "web3", &err), 0);
+		} else {
+			atomic_store(&uplink->reset_wanted, true);
+			dvmq_devices_tick(dvmq_now_ms());
+			CU_ASSERT_FALSE(atomic_load(&uplink->reset_wanted));
+		}
+		CU_ASSERT_EQUAL(uplink->steer->bindings[port->index].n, 2);
+		CU_ASSERT_EQUAL(nic.n, 2);
+		dropped = dvmq_stats_collect()->port[port->index].drop[DVMQ_DROP_PORT_DOWN];
+	}
+
+	/* One that does not come back is told once and tried again; the port goes down, and nobody waits for it. */
+	n_eth = uplink->rx.n_eth;
+	uplink->rx.n_eth = QUEUES + 1;
+	CU_ASSERT_TRUE(dvmq_port_reset("up3", &err) < 0);
+	CU_ASSERT_FALSE(uplink->up);
+	CU_ASSERT_EQUAL(nic.n, 0);
+	CU_ASSERT_TRUE(dvmq_vmq_set(uplink, port, 1) < 0);
+	for (unsigned i = 0; i < 5; i++)
+		dvmq_devices_tick(dvmq_now_ms() + (i + 1) * 10000);
+	CU_ASSERT_EQUAL(uplink->link, DVMQ_LINK_LOST);
+	for (unsigned i = 0; i < QUEUES; i++)
+		CU_ASSERT_PTR_NULL(atomic_load(&uplink->queues[i]->owner));
+	uplink->rx.n_eth = n_eth;
+	dvmq_devices_tick(dvmq_now_ms() + 100000);
+	CU_ASSERT_TRUE(uplink->up);
+	CU_ASSERT_EQUAL(nic.n, 2);
+
+	atomic_store(&feeding, false);
+	pthread_join(feeder, NULL);
+	pthread_join(checker, NULL);
+	CU_ASSERT_EQUAL(dvmq_stats_collect()->port[port->index].tx_packets, arrived);
+	check_sum();
+	expect_logged(log, "port up3: its device was reset");
+	CU_ASSERT_PTR_NULL(strstr(logged, "not ready port")); /* DPDK's own words for it */
+	CU_ASSERT_PTR_NULL(strstr(logged, "tried again")); /* the operator was told */
+	dvmq_ports_close();
+	while (rte_ring_dequeue(wire.sink, &m) == 0)
+		rte_pktmbuf_free(m);
+	CU_ASSERT_EQUAL(rte_mempool_in_use_count(pool), rte_ring_count(wire.nothing));
+	rte_openlog_stream(NULL);
+	fclose(log);
+	free(logged);
+}
+
+static const char *shown_link(const char *name)
+{
+	static char link[16];
+	json_t *list = dvmq_show_ports(name, &err);
+
+	snprintf(link, sizeof(link), "%s", json_string_value(json_object_get(json_array_get(list, 0), "link")));
+	json_decref(list);
+	return link;
+}
+
+static void test_link(void)
+{
+	FILE *log = open_memstream(&logged, &logged_size);
+	uint64_t now_ms = dvmq_now_ms() + 1000000, sent;
+	const struct dvmq_port_counters *c;
+	struct dvmq_port *web1;
+	void *m;
+
+	rte_openlog_stream(log);
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("up4", wire.rx, 1, &wire.sink, 1, SOCKET_ID_ANY) >= 0);
+	add(DVMQ_PORT_UPLINK, "up4", "net_ring_up4", 1);
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("web4", &wire.nothing, 1, &wire.out, 1, SOCKET_ID_ANY) >= 0);
+	web1 = add(DVMQ_PORT_ETHDEV, "web1", "net_ring_web4", 1);
+	dvmq_devices_tick(now_ms);
+	CU_ASSERT_STRING_EQUAL(shown_link("web1"), "up");
+	CU_ASSERT_EQUAL(web1->speed, 10000); /* that is what net_ring says */
+	send_to(web1, 10);
+	sent = dvmq_stats_collect()->port[web1->index].tx_packets;
+
+	CU_ASSERT_EQUAL(rte_eth_dev_set_link_down(web1->eth_id), 0);
+	for (unsigned i = 0; i < 5; i++)
+		dvmq_devices_tick(now_ms += 1000);
+	CU_ASSERT_STRING_EQUAL(shown_link("web1"), "down");
+	for (unsigned i = 0; i < 10; i++)
+		rte_ring_enqueue(wire.rx[0], make_frame(&web1->conf.mac, &(struct payload){0}));
+	do
+		c = &dvmq_stats_collect()->port[web1->index];
+	while (c->drop[DVMQ_DROP_PORT_DOWN] + c->drop[DVMQ_DROP_RING_FULL] + c->tx_packets < sent + 10);
+	CU_ASSERT_EQUAL(c->drop[DVMQ_DROP_PORT_DOWN], 10);
+
+	CU_ASSERT_EQUAL(rte_eth_dev_set_link_up(web1->eth_id), 0);
+	dvmq_devices_tick(now_ms += 1000);
+	CU_ASSERT_STRING_EQUAL(shown_link("web1"), "up");
+	send_to(web1, 10);
+	check_sum();
+	fflush(log);
+	CU_ASSERT_PTR_NOT_NULL(strstr(logged, "port web1: link up"));
+	CU_ASSERT_PTR_NOT_NULL_FATAL(strstr(logged, "port web1: link down"));
+	CU_ASSERT_PTR_NULL(strstr(strstr(logged, "link down") + 1, "link down")); /* once */
+	dvmq_ports_close();
+	while (rte_ring_dequeue(wire.out, &m) == 0)
+		rte_pktmbuf_free(m);
+	rte_openlog_stream(NULL);
+	fclose(log);
+	free(logged);
+}
+
 int main(void)
 {
 	CU_TestInfo tests[] = {
 	    {"queues come and go under traffic", test_changes},
 	    {"queues go where the demand is", test_demand},
 	    {"rules that vanish or are not followed", test_audit},
+	    {"a rule that is accepted by half", test_half},
+	    {"devices that are reset", test_reset},
+	    {"a link that goes down", test_link},
 	    CU_TEST_INFO_NULL,
 	};
 	int ret = EXIT_FAILURE;

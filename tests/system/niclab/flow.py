@@ -41,6 +41,20 @@ def main(lab):
     rules = command(lab, "flow list up0")
     assert re.search(r"52:54:00:00:01:01 .*" + own, rules), rules
 
+    # A restart of the device takes its rules with it: they are made anew, and sort as before.
+    assert "refuse" not in command(lab, "port reset up0"), "no reset"
+    row = re.search(r"^vm1 +up0 +flow +1 +1 +(up0/rx\d) +yes ", command(lab, "show vmq all"), re.M)
+    assert row, "vm1 has no rule after the reset"
+    own = row[1]
+    before = packets(lab, own)[1]
+    for _ in range(FRAMES):
+        lab.send(0, udp("52:54:00:00:01:01"))
+    for _ in range(50):
+        if packets(lab, own)[1] >= before + FRAMES:
+            break
+    assert packets(lab, own)[1] >= before + FRAMES, f"after the reset {own}: {packets(lab, own)}"
+    assert len(re.findall(r"52:54:00:00:01:01", command(lab, "flow list up0"))) == 1, "not one rule"
+
     command(lab, "port del vm1")
     assert "(none)" in command(lab, "flow list up0"), "a rule is left"
     for _ in range(FRAMES):
