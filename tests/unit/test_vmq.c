@@ -71,7 +71,7 @@ struct payload {
 	uint32_t flow, number;
 };
 
-static _Atomic bool feeding;
+static _Atomic bool feeding, checking; /* in this order: what is fed last has to be checked, too */
 static _Atomic uint64_t fed, arrived, wrong;
 static _Atomic uint64_t dropped; /* since its device was stopped; 0 where none is */
 
@@ -107,7 +107,7 @@ static void *feed(void *arg)
 			sched_yield();
 			continue;
 		}
-		fed++; /* first, or the other one may take itself for done */
+		fed++;
 		pthread_mutex_lock(&nic.lock);
 		rte_ring_enqueue(wire.rx[nic.n ? nic.queues[flow % nic.n] : 0], m);
 		pthread_mutex_unlock(&nic.lock);
@@ -123,7 +123,7 @@ static void *check(void *arg)
 	void *m;
 
 	(void)arg;
-	while (atomic_load(&feeding) || arrived + dropped < fed) {
+	while (atomic_load(&checking) || arrived + dropped < fed) {
 		struct payload payload;
 
 		if (rte_ring_dequeue(wire.out, &m) < 0) {
@@ -210,13 +210,14 @@ static void test_changes(void)
 	CU_ASSERT_EQUAL(uplink->steer->bindings[port->index].n, 1); /* there was one to be had */
 
 	srand(1);
-	feeding = true;
+	feeding = checking = true;
 	pthread_create(&feeder, NULL, feed, NULL);
 	pthread_create(&checker, NULL, check, NULL);
 	for (unsigned i = 0; i < CHANGES; i++)
 		change(uplink, port);
 	atomic_store(&feeding, false);
 	pthread_join(feeder, NULL);
+	atomic_store(&checking, false);
 	pthread_join(checker, NULL); /* ends when everything has arrived */
 	CU_ASSERT_EQUAL(wrong, 0);
 	CU_ASSERT_EQUAL(rte_ring_count(wire.out), 0);
@@ -555,7 +556,7 @@ static void test_reset(void)
 	CU_ASSERT_EQUAL(dvmq_vmq_set(uplink, port, 2), 0);
 
 	fed = arrived = dropped = 0;
-	feeding = true;
+	feeding = checking = true;
 	pthread_create(&feeder, NULL, feed, NULL);
 	pthread_create(&checker, NULL, check, NULL);
 	for (unsigned i = 0; i < 100; i++) {
@@ -600,6 +601,7 @@ static void test_reset(void)
 
 	atomic_store(&feeding, false);
 	pthread_join(feeder, NULL);
+	atomic_store(&checking, false);
 	pthread_join(checker, NULL);
 	CU_ASSERT_EQUAL(dvmq_stats_collect()->port[port->index].tx_packets, arrived);
 	check_sum();
