@@ -9,7 +9,7 @@
 
 #include <dvmq/conf.h>
 
-#define DVMQ_BURST          64 /* packets of one turn */
+#define DVMQ_BURST          128/* packets of one turn */
 #define DVMQ_QUEUE_NAME_LEN (DVMQ_NAME_LEN + 8)
 #define DVMQ_CACHE_SLOTS    64 /* of each of a queue's two lookup caches; a power of two */
 #define DVMQ_PAUSE_LOOPS    4  /* pauses of 1, 2, 3 loops, and of more */
@@ -100,7 +100,8 @@ struct dvmq_queue {
 	uint64_t last_header[2];     /* MACs and ethertype of the last packet, and where it went: */
 	struct dvmq_port *last_dst;  /* NULL: look up; true until the FDB's generation steps or the source is to be reported */
 	uint32_t last_generation;
-	uint64_t last_until;         /* TSC */
+	uint64_t last_src;           /* key of the source that last_until is about */
+	uint64_t last_until;         /* TSC until which that source needs no attention */
 	struct dvmq_dst_slot dst_cache[DVMQ_CACHE_SLOTS];
 	struct dvmq_src_slot src_cache[DVMQ_CACHE_SLOTS];
 

@@ -23,6 +23,7 @@
 #include <dvmq/worker.h>
 
 #define VHOST_BURST     32
+#define DRIVER_BURST    32
 #define PREFETCH_AHEAD  4
 #define REPORT_MS       30000 /* a known source is reported that often, well within DVMQ_FDB_AGE_MS */
 #define LEARN_GAP_US    10    /* at most one report of a worker in that time: 100,000 a second */
@@ -51,7 +52,8 @@ static void count_received(struct dvmq_worker *w, struct dvmq_queue *queue, unsi
 /* What one pass over a burst, as it came, tells of all its packets. */
 struct glance {
 	uint64_t bytes;
-	uint64_t odd;      /* not 0: one is tagged, or does not begin as it should */
+	uint64_t differs;  /* not 0: not all begin with the bytes that were asked for */
+	uint64_t tagged;   /* not 0: there is an 802.1Q tag */
 	uint64_t flags;    /* ol_flags of all, ored */
 	uint32_t shortest; /* least data_len */
 };
@@ -60,24 +62,26 @@ struct glance {
 #define ROOM (DVMQ_BURST + PREFETCH_AHEAD)
 
 /*
- * The first 8 bytes of each should be those of `begin` where `mask` has ones.  No
- * branch but the loop's: this runs for every packet.
+ * Asks for the first 16 bytes of `header`, where `mask` has ones; `prefetch` unless the
+ * packets were just written.  No branch but the loop's: this runs for every packet.
  */
-static inline struct glance glance_at(struct rte_mbuf **packets, unsigned n, uint64_t begin, uint64_t mask)
+static inline struct glance glance_at(struct rte_mbuf **packets, unsigned n, const uint64_t header[2],
+				      const uint64_t mask[2], const bool prefetch)
 {
 	struct glance g = {.shortest = UINT32_MAX};
 
-	for (unsigned i = 0; i < PREFETCH_AHEAD; i++)
+	for (unsigned i = 0; prefetch && i < PREFETCH_AHEAD; i++)
 		packets[n + i] = packets[0];
 	for (unsigned i = 0; i < n; i++) {
 		const struct rte_mbuf *m = packets[i];
 		const uint8_t *data = rte_pktmbuf_mtod(m, const uint8_t *); /* a buffer has room for a header, whatever came */
-		uint64_t first;
+		uint64_t begin[2];
 
-		rte_prefetch0((const char *)packets[i + PREFETCH_AHEAD]->buf_addr + RTE_PKTMBUF_HEADROOM);
-		memcpy(&first, data, sizeof(first));
-		g.odd |= (first ^ begin) & mask;
-		g.odd |= *(const unaligned_uint16_t *)(data + 12) == rte_cpu_to_be_16(RTE_ETHER_TYPE_VLAN);
+		if (prefetch)
+			rte_prefetch0((const char *)packets[i + PREFETCH_AHEAD]->buf_addr + RTE_PKTMBUF_HEADROOM);
+		memcpy(begin, data, sizeof(begin));
+		g.differs |= ((begin[0] ^ header[0]) & mask[0]) | ((begin[1] ^ header[1]) & mask[1]);
+		g.tagged |= (uint16_t)(begin[1] >> 32) == rte_cpu_to_be_16(RTE_ETHER_TYPE_VLAN);
 		g.flags |= m->ol_flags;
 		g.bytes += m->pkt_len;
 		g.shortest = RTE_MIN(g.shortest, (uint32_t)m->data_len);
@@ -85,10 +89,12 @@ static inline struct glance glance_at(struct rte_mbuf **packets, unsigned n, uin
 	return g;
 }
 
+static const uint64_t whole_header[2] = {UINT64_MAX, 0x0000ffffffffffffull}; /* 14 bytes */
+
 /* Whole headers without tags: nobody has to look at each. */
 static inline bool is_ordinary(const struct glance *g)
 {
-	return (g->odd | (g->flags & RTE_MBUF_F_RX_VLAN_STRIPPED)) == 0 && g->shortest >= RTE_ETHER_HDR_LEN;
+	return (g->tagged | (g->flags & RTE_MBUF_F_RX_VLAN_STRIPPED)) == 0 && g->shortest >= RTE_ETHER_HDR_LEN;
 }
 
 static inline void set_vlan(struct rte_mbuf **packets, unsigned n, uint16_t vlan)
@@ -183,17 +189,30 @@ static inline void header_of(const struct rte_mbuf *m, uint64_t header[2])
 	header[1] = (header[1] & 0x0000ffffffffffffull) | (uint64_t)m->vlan_tci << 48;
 }
 
-static struct dvmq_port *decide(struct dvmq_worker *w, struct dvmq_queue *queue, const struct rte_mbuf *m,
-				const uint64_t header[2])
+/* As dvmq_fdb_key() makes it of the six bytes. */
+static inline uint64_t dst_key(const uint64_t header[2])
 {
-	const uint8_t *data = rte_pktmbuf_mtod(m, const uint8_t *);
-	struct dvmq_port *dst = look_up(w, queue, dvmq_fdb_key(data, m->vlan_tci));
-	uint64_t until = learn(w, queue, dvmq_fdb_key(data + RTE_ETHER_ADDR_LEN, m->vlan_tci));
+	return (header[0] & 0x0000ffffffffffffull) | (header[1] & 0xffff000000000000ull);
+}
 
+static inline uint64_t src_key(const uint64_t header[2])
+{
+	return header[0] >> 48 | (header[1] & UINT32_MAX) << 16 | (header[1] & 0xffff000000000000ull);
+}
+
+static struct dvmq_port *decide(struct dvmq_worker *w, struct dvmq_queue *queue, const uint64_t header[2])
+{
+	struct dvmq_port *dst = look_up(w, queue, dst_key(header));
+	uint64_t src = src_key(header);
+
+	if (src != queue->last_src || queue->last_generation != w->fdb_generation || w->now >= queue->last_until) {
+		queue->last_src = src;
+		queue->last_until = learn(w, queue, src);
+		queue->last_generation = w->fdb_generation;
+	}
 	memcpy(queue->last_header, header, sizeof(queue->last_header));
-	queue->last_generation = w->fdb_generation;
-	queue->last_until = until;
-	queue->last_dst = dst == &flood_mark || until == 0 ? NULL : dst; /* what is unknown may be learned any time */
+	/* What is unknown may be learned any time. */
+	queue->last_dst = dst == &flood_mark || queue->last_until == 0 ? NULL : dst;
 	return dst;
 }
 
@@ -277,15 +296,21 @@ static void send_one(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvm
 		stage(w, dst, m);
 }
 
+/* The FDB as it is now, for this turn. */
+static inline void begin_turn(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	w->fdb_generation = atomic_load_explicit(&dvmq_fdb.generation, memory_order_acquire);
+	if (queue->last_generation != w->fdb_generation || w->now >= queue->last_until)
+		queue->last_dst = NULL;
+}
+
 /* Sends packets in their common form where the FDB says. */
 static void forward(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf **packets, unsigned n)
 {
 	struct dvmq_port *dst[DVMQ_BURST];
 	bool uniform = true; /* all to one destination; n >= 1 */
 
-	w->fdb_generation = atomic_load_explicit(&dvmq_fdb.generation, memory_order_acquire);
-	if (queue->last_generation != w->fdb_generation || w->now >= queue->last_until)
-		queue->last_dst = NULL;
+	begin_turn(w, queue);
 	dst[0] = NULL;
 	for (unsigned i = 0; i < n; i++) {
 		uint64_t header[2];
@@ -295,7 +320,7 @@ static void forward(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_
 			   header[1] == queue->last_header[1]))
 			dst[i] = queue->last_dst;
 		else
-			dst[i] = decide(w, queue, packets[i], header);
+			dst[i] = decide(w, queue, header);
 		if (unlikely(dst[i] == queue->port))
 			dst[i] = &drop_mark;
 		uniform &= dst[i] == dst[0];
@@ -350,28 +375,36 @@ static unsigned drop_runts(struct dvmq_worker *w, struct dvmq_queue *queue, stru
 }
 
 /* An access port: frames are untagged, or tagged for priority only; they are in the port's VLAN. */
-static unsigned from_access_port(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf **packets,
-				 unsigned n)
+static unsigned drop_tagged(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf **packets, unsigned n)
 {
-	const uint16_t vlan = queue->port->vlan;
 	unsigned kept = 0;
-	struct glance g = glance_at(packets, n, 0, 0);
 
-	count_received(w, queue, n, g.bytes);
-	if (likely(is_ordinary(&g))) {
-		set_vlan(packets, n, vlan);
-		return n;
-	}
-	n = drop_runts(w, queue, packets, n);
 	for (unsigned i = 0; i < n; i++) {
 		if (unlikely(untag(packets[i]) != 0)) {
 			drop_at_source(w, queue, packets[i], DVMQ_DROP_VLAN);
 			continue;
 		}
-		packets[i]->vlan_tci = vlan;
+		packets[i]->vlan_tci = queue->port->vlan;
 		packets[kept++] = packets[i];
 	}
 	return kept;
+}
+
+/* An ordinary burst: if all have the header of the packet before them, nobody has to look at each. */
+static inline void forward_ordinary(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf **packets, unsigned n,
+				    uint16_t vlan, bool same)
+{
+	struct dvmq_port *dst;
+
+	begin_turn(w, queue);
+	dst = queue->last_dst;
+	same = same && dst != NULL && dst != &drop_mark && dst != queue->port && queue->last_header[1] >> 48 == vlan;
+	if (!same || dst->type != DVMQ_PORT_VHOST)
+		set_vlan(packets, n, vlan); /* a guest gets no tag, whatever it says */
+	if (likely(same))
+		dvmq_deliver(w, queue, dst, packets, n);
+	else
+		forward(w, queue, packets, n);
 }
 
 /* ---- the polls ---- */
@@ -405,10 +438,12 @@ static void sample_backlog(struct dvmq_worker *w, struct dvmq_queue *queue, unsi
 /* Many drivers hand out no more than 32 in one call. */
 static inline unsigned receive(const struct dvmq_queue *queue, struct rte_mbuf **packets)
 {
-	unsigned n = rte_eth_rx_burst(queue->eth_id, queue->eth_queue, packets, DVMQ_BURST);
+	unsigned n = 0, took;
 
-	if (n >= DVMQ_BURST / 2 && n < DVMQ_BURST)
-		n += rte_eth_rx_burst(queue->eth_id, queue->eth_queue, packets + n, DVMQ_BURST - n);
+	do {
+		took = rte_eth_rx_burst(queue->eth_id, queue->eth_queue, packets + n, DVMQ_BURST - n);
+		n += took;
+	} while (took >= DRIVER_BURST && n < DVMQ_BURST);
 	return n;
 }
 
@@ -478,11 +513,11 @@ uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
 
 	if (n == 0)
 		return 0;
-	g = glance_at(packets, n, queue->mac, queue->mac_mask);
+	g = glance_at(packets, n, (uint64_t[2]){queue->mac}, (uint64_t[2]){queue->mac_mask}, true);
 	count_received(w, queue, n, g.bytes);
 	sample_backlog(w, queue, n);
 	w->fdb_generation = atomic_load_explicit(&dvmq_fdb.generation, memory_order_acquire);
-	if (unlikely(!is_ordinary(&g) || vlan != 0))
+	if (unlikely(!is_ordinary(&g) || g.differs != 0 || vlan != 0))
 		kept = sort_strays(w, queue, packets, n);
 	else if (queue->dst->type != DVMQ_PORT_VHOST)
 		set_vlan(packets, n, 0); /* a guest gets no tag, whatever it says */
@@ -503,12 +538,11 @@ static inline uint16_t poll_default(struct dvmq_worker *w, struct dvmq_queue *qu
 
 	if (n == 0)
 		return 0;
-	g = glance_at(packets, n, 0, 0);
+	g = glance_at(packets, n, queue->last_header, whole_header, true);
 	count_received(w, queue, n, g.bytes);
 	sample_backlog(w, queue, n);
 	if (likely(is_ordinary(&g) && !replicas)) {
-		set_vlan(packets, n, 0);
-		forward(w, queue, packets, n);
+		forward_ordinary(w, queue, packets, n, 0, g.differs == 0);
 		return n;
 	}
 	kept = drop_runts(w, queue, packets, n);
@@ -532,19 +566,32 @@ uint16_t dvmq_poll_spare(struct dvmq_worker *w, struct dvmq_queue *queue)
 	return poll_default(w, queue, true);
 }
 
+/* n >= 1 packets that a guest, or the host, sent. */
+static inline void from_access_port(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf **packets, unsigned n,
+				    const bool prefetch)
+{
+	struct glance g = glance_at(packets, n, queue->last_header, whole_header, prefetch);
+
+	count_received(w, queue, n, g.bytes);
+	sample_backlog(w, queue, n);
+	if (likely(is_ordinary(&g))) {
+		forward_ordinary(w, queue, packets, n, queue->port->vlan, g.differs == 0);
+		return;
+	}
+	n = drop_runts(w, queue, packets, n);
+	n = drop_tagged(w, queue, packets, n);
+	if (n > 0)
+		forward(w, queue, packets, n);
+}
+
 /* RX queue of an ethdev port: the host plugs in like a guest. */
 uint16_t dvmq_poll_access(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	struct rte_mbuf *packets[ROOM];
 	unsigned n = receive(queue, packets);
-	unsigned kept;
 
-	if (n == 0)
-		return 0;
-	sample_backlog(w, queue, n);
-	kept = from_access_port(w, queue, packets, n);
-	if (likely(kept > 0))
-		forward(w, queue, packets, kept);
+	if (n > 0)
+		from_access_port(w, queue, packets, n, true);
 	return n;
 }
 
@@ -552,19 +599,16 @@ uint16_t dvmq_poll_guest(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	struct rte_mbuf *packets[ROOM];
 	int vid = atomic_load_explicit(&queue->port->vid, memory_order_acquire); /* pairs with vhost.c */
-	unsigned n, kept;
+	unsigned n = 0, took;
 
 	if (vid < 0)
 		return 0;
-	n = rte_vhost_dequeue_burst(vid, queue->virtqueue, queue->pool, packets, VHOST_BURST);
-	if (n == 0)
-		return 0;
-	if (n == VHOST_BURST)
-		n += rte_vhost_dequeue_burst(vid, queue->virtqueue, queue->pool, packets + n, VHOST_BURST);
-	sample_backlog(w, queue, n);
-	kept = from_access_port(w, queue, packets, n);
-	if (likely(kept > 0))
-		forward(w, queue, packets, kept);
+	do {
+		took = rte_vhost_dequeue_burst(vid, queue->virtqueue, queue->pool, packets + n, VHOST_BURST);
+		n += took;
+	} while (took == VHOST_BURST && n < DVMQ_BURST);
+	if (n > 0)
+		from_access_port(w, queue, packets, n, false); /* vhost has just copied them */
 	return n;
 }
 

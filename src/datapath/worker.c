@@ -19,7 +19,7 @@
 #include <dvmq/port.h>
 #include <dvmq/worker.h>
 
-#define STOLEN_US 1000 /* a turn of 64 packets takes a few us */
+#define STOLEN_US 1000 /* a turn of 128 packets takes some 20 us */
 #define LOOK_US   1    /* a look at an empty ring that takes longer was interrupted */
 
 struct dvmq_worker *dvmq_workers[DVMQ_MAX_WORKERS];

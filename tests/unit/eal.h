@@ -37,7 +37,7 @@ static inline bool eal_start(unsigned n_workers)
 {
 	static char dir[] = "/tmp/dvmq-test-eal-XXXXXX"; /* in the place of /run: tests may run at the same time */
 	static char lcores[64];
-	static char *argv[] = {"test",		 lcores,	"--no-huge",	       "--no-pci", "-m", "256",
+	static char *argv[] = {"test",		 lcores,	"--no-huge",	       "--no-pci", "-m", "512",
 			       "--no-telemetry", "--no-shconf", "--log-level=*:error", NULL};
 	int ret;
 
