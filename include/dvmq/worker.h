@@ -60,6 +60,9 @@ struct dvmq_worker {
 	uint64_t last_packet;      /* TSC */
 	uint64_t woke_at;          /* TSC at the end of the last sleep */
 	uint64_t patience;         /* TSC cycles without a packet before it sleeps, policy balanced */
+	uint64_t looked_at_work;    /* TSC, and busy_cycles as of then */
+	uint64_t busy_then;
+	bool has_worked;            /* before that */
 	uint64_t slept_at;         /* TSC at the begin of the last sleep */
 	uint64_t nap_ns;           /* length of the last nap */
 	uint64_t look_again_at;    /* TSC at which armed queues are looked at nevertheless before a sleep */
@@ -161,7 +164,7 @@ void dvmq_queue_disarm(struct dvmq_queue *queue);
 void dvmq_queue_unwatch(struct dvmq_worker *worker, struct dvmq_queue *queue);
 
 /* Whether the worker has been without packets for so long that its policy lets it sleep. */
-bool dvmq_worker_is_idle(const struct dvmq_worker *worker);
+bool dvmq_worker_is_idle(struct dvmq_worker *worker);
 
 /*
  * Blocks until there may be something to do: a message, a kick or RX interrupt

@@ -31,6 +31,8 @@
  */
 #define PATIENCE_MIN_US	   10
 #define PATIENCE_MAX_US	   100 /* about what waking up costs, with what it delays */
+#define PATIENCE_WORK_US 300  /* while there is work */
+#define WORK_US          1000
 #define PATIENCE_FRUGAL_US 5
 #define AGAIN_US	   200 /* sleeps closer than that are too close */
 
@@ -247,7 +249,24 @@ static void adapt_patience(struct dvmq_worker *w)
 			      PATIENCE_MIN_US * w->cycles_per_us, PATIENCE_MAX_US * w->cycles_per_us);
 }
 
-bool dvmq_worker_is_idle(const struct dvmq_worker *w)
+/*
+ * It worked for a fifth of the last WORK_US at least: then a pause is one between two packets, sleeping would
+ * save little, and waking up late would cost a packet much.
+ */
+static bool has_worked(struct dvmq_worker *w)
+{
+	uint64_t busy = atomic_load_explicit(&w->busy_cycles, memory_order_relaxed);
+	uint64_t elapsed = w->now - w->looked_at_work;
+
+	if (elapsed > WORK_US * w->cycles_per_us) {
+		w->has_worked = (busy - w->busy_then) * 5 > elapsed;
+		w->busy_then = busy;
+		w->looked_at_work = w->now;
+	}
+	return w->has_worked;
+}
+
+bool dvmq_worker_is_idle(struct dvmq_worker *w)
 {
 	uint64_t idle = w->now - w->last_packet;
 
@@ -259,7 +278,7 @@ bool dvmq_worker_is_idle(const struct dvmq_worker *w)
 	case DVMQ_POLICY_FRUGAL:
 		return idle > PATIENCE_FRUGAL_US * w->cycles_per_us;
 	default:
-		return idle > w->patience;
+		return idle > (has_worked(w) ? PATIENCE_WORK_US * w->cycles_per_us : w->patience);
 	}
 }
 
