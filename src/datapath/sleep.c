@@ -250,7 +250,7 @@ static void adapt_patience(struct dvmq_worker *w)
 }
 
 /*
- * It worked for a fifth of the last WORK_US at least: then a pause is one between two packets, sleeping would
+ * It worked for a third of the last WORK_US at least: then a pause is one between two packets, sleeping would
  * save little, and waking up late would cost a packet much.
  */
 static bool has_worked(struct dvmq_worker *w)
@@ -259,7 +259,7 @@ static bool has_worked(struct dvmq_worker *w)
 	uint64_t elapsed = w->now - w->looked_at_work;
 
 	if (elapsed > WORK_US * w->cycles_per_us) {
-		w->has_worked = (busy - w->busy_then) * 5 > elapsed;
+		w->has_worked = (busy - w->busy_then) * 3 > elapsed;
 		w->busy_then = busy;
 		w->looked_at_work = w->now;
 	}
