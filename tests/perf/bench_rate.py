@@ -184,7 +184,9 @@ def instructions(bench):
     build = variant(bench, "under_valgrind.h")
     for case, poll, make in (("P2V, vmq queue", "dvmq_poll_vmq", p2v_memif),
                              ("P2V, default queue", "dvmq_poll_default", switched),
-                             ("V2V, guest queue", "dvmq_poll_guest", lambda side: v2v(side, 1, [64]))):
+                             ("V2V, guest queue", "dvmq_poll_guest", lambda side: v2v(side, 1, [64])),
+                             ("V2V, 4 destinations", "dvmq_poll_guest",
+                              lambda side: v2v(side, 4, [64], spread=True, slots=256))):
         side = bench.dvmqd("A", build)
         make(side)
         side.huge = False
@@ -193,7 +195,7 @@ def instructions(bench):
                        f"--toggle-collect={poll}"]
         with Scene(bench, [side]) as guests:
             guests.ask(f"run {side.name} {500 if bench.quick else 3000}")
-            packets = max(q["packets"] for q in side.ask("show queue all"))
+            packets = sum(q["packets"] for q in side.ask("show queue all"))
             side.process.terminate()
             side.process.wait(120)
             listing = subprocess.run(["callgrind_annotate", "--threshold=100", profile], capture_output=True, text=True,
@@ -209,7 +211,8 @@ def instructions(bench):
                            ("DPDK, libc", "driver, vhost, copying")):
             bench.row("instructions", case, "A", part, cost[part], "per packet", note=note)
         own[case] = cost["dvmqd"]
-    bench.row("instructions", "vmq to default queue", "A", "dvmqd", own["P2V, vmq queue"] / own["P2V, default queue"], "x")
+    for other in "P2V, default queue", "V2V, 4 destinations":
+        bench.row("instructions", f"vmq queue to {other}", "A", "dvmqd", own["P2V, vmq queue"] / own[other], "x")
 
 
 def smoke(bench):
