@@ -13,21 +13,8 @@
 # Everything here is emulated (TCG), on fewer CPUs than the VM has: what is right can be told, but nothing of time.
 # A core counts as full at [balance] high = 0.15, since loads are as odd as the clock of such a machine.
 
-lab=${DVMQ_NICLAB:-$(dirname "$0")/../../../shared/niclab}
-fetched() {
-	ls -d "${NICLAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/niclab}"/linux-image-* >/dev/null 2>&1
-}
-# The kernel is fetched before the test leaves the network; what cannot be had is found out below.
-if [ -z "${DVMQ_TEST_INSIDE:-}" ] && [ -x "$lab/niclab.sh" ] && ! fetched; then
-	timeout 120 "$lab/niclab.sh" -n 0 -b none /bin/true >/dev/null 2>&1 || true
-fi
 # shellcheck source-path=SCRIPTDIR
-. "$(dirname "$0")/lib.sh"
-
-[ -x "$lab/niclab.sh" ] || skip "no lab with an emulated NIC (DVMQ_NICLAB)"
-command -v qemu-system-x86_64 >/dev/null || skip "no QEMU"
-qemu-system-x86_64 -M q35 -device help 2>/dev/null | grep -q '"igb"' || skip "this QEMU has no igb NIC (8.0 or later has)"
-fetched || skip "no kernel for the lab, and it could not be fetched"
+. "$(dirname "$0")/niclab.sh"
 
 cat >"$scratch/dvmqd.conf" <<-END
 	[dvmqd]
@@ -60,16 +47,8 @@ qemu=(-cpu max,vendor=GenuineIntel
 	-serial "unix:$DVMQ_LAB_SHELL,server=on,wait=off")
 
 DVMQ_BUILD=$(realpath "$DVMQ_BUILD")
-rc=0
-timeout 380 "$lab/niclab.sh" -n 0 -b uio -c 8,sockets=2,cores=2,threads=2 -r 1024 -g 320 -q "${qemu[*]}" -t 360 \
+lab_run 380 numa.py -t 360 -n 0 -b uio -c 8,sockets=2,cores=2,threads=2 -r 1024 -g 320 -q "${qemu[*]}" \
 	-p "bus_pci bus_vdev mempool_ring net_e1000 net_virtio net_memif" -s "$scratch/setup" \
 	-f "$scratch/dvmqd.conf $DVMQ_BUILD/tools/dvmqctl $DVMQ_BUILD/tools/dvmq-traffic" \
-	-i "$DVMQ_ROOT/tests/system/niclab/numa.py" -l "$scratch/log" \
-	"$DVMQ_BUILD/dvmqd" --lcores 0,1,2,4,5,16@6,7 --main-lcore 7 -- -c "$scratch/dvmqd.conf" \
-	</dev/null >"$scratch/lab.log" 2>&1 || rc=$?
-if ((rc)); then
-	tail -n 20 "$scratch/log/console.log" || true # of its kernel
-	tail -n 60 "$scratch/lab.log"
-	fail "the lab run ended with $rc"
-fi
+	"$DVMQ_BUILD/dvmqd" --lcores 0,1,2,4,5,16@6,7 --main-lcore 7 -- -c "$scratch/dvmqd.conf"
 grep '^ok - ' "$scratch/lab.log"

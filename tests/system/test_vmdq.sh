@@ -11,22 +11,9 @@
 # vm2 and vm3 are in VLAN 100. Every MAC must take its own pool, and what is for a group must reach each VM once,
 # although the NIC copies it into all pools.
 
-lab=${DVMQ_NICLAB:-$(dirname "$0")/../../../shared/niclab}
-fetched() {
-	ls -d "${NICLAB_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/niclab}"/linux-image-* >/dev/null 2>&1
-}
-# The kernel is fetched before the test leaves the network; what cannot be had is found out below.
-if [ -z "${DVMQ_TEST_INSIDE:-}" ] && [ -x "$lab/niclab.sh" ] && ! fetched; then
-	timeout 120 "$lab/niclab.sh" -n 0 -b none /bin/true >/dev/null 2>&1 || true
-fi
 # shellcheck source-path=SCRIPTDIR
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/niclab.sh"
 
-[ -x "$lab/niclab.sh" ] || skip "no lab with an emulated NIC (DVMQ_NICLAB)"
-command -v qemu-system-x86_64 >/dev/null || skip "no QEMU"
-qemu-system-x86_64 -M q35 -device help 2>/dev/null | grep -q '"igb"' ||
-	skip "this QEMU has no igb NIC (8.0 or later has)"
-fetched || skip "no kernel for the lab, and it could not be fetched"
 testpmd=$(command -v dpdk-testpmd) || skip "no dpdk-testpmd"
 
 {
@@ -64,14 +51,7 @@ cat >"$scratch/setup" <<-END
 		--nb-cores=1 --total-num-mbufs=4096 --rxd=256 --txd=256 <>/tmp/never >/dev/console 2>&1 &
 END
 
-rc=0
-timeout 460 "$lab/niclab.sh" -t 450 -r 1024 -c 2 -b iommu \
+lab_run 460 vmdq.py -t 450 -r 1024 -c 2 -b iommu \
 	-p "bus_pci bus_vdev mempool_ring net_e1000 net_null net_virtio" -s "$scratch/setup" -f "$scratch/dvmqd.conf $testpmd" \
-	-i "$DVMQ_ROOT/tests/system/niclab/vmdq.py" -l "$scratch/log" \
-	"$DVMQ_BUILD/dvmqd" -m 200 --log-level=lib.vhost.*:error -- -i -c "$scratch/dvmqd.conf" \
-	</dev/null >"$scratch/lab.log" 2>&1 || rc=$?
-if ((rc)); then
-	tail -n 100 "$scratch/lab.log" "$scratch/log/console.log"
-	fail "the lab run ended with $rc"
-fi
+	"$DVMQ_BUILD/dvmqd" -m 200 --log-level=lib.vhost.*:error -- -i -c "$scratch/dvmqd.conf"
 say "ok - each MAC had its own pool, and groups reached each VM once"

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Host side of test_vmdq.sh: puts frames on the wire of the NIC, gets back what the VMs sent, reads dvmqd's prompt."""
+import os
 import re
+import sys
 from collections import Counter
 
 from lab import udp
+
+sys.path.insert(0, os.path.dirname(__file__))
+from prompt import Prompt  # beside this file
 
 NETWORK = "02:00:00:00:00:99"  # the source of all frames here
 BROADCAST, IPV6_ND, UNKNOWN = "ff:ff:ff:ff:ff:ff", "33:33:ff:12:34:56", "52:54:00:00:02:01"
@@ -15,22 +20,15 @@ def mac(n):
     return f"52:54:00:00:01:{n:02x}"
 
 
-class Test:
+class Test(Prompt):
     def __init__(self, lab):
-        self.lab, self.serial = lab, 0
+        super().__init__(lab)
+        self.serial = 0
         self.echoes = Counter()  # (source MAC, VLAN, label) of what came out of the NIC
 
-    def command(self, text):
-        """Types a command; what dvmqd printed until its next prompt."""
-        begin = self.lab.pos
-        self.lab.type(text)
-        self.lab.wait(re.escape(text))
-        self.lab.wait(r"dvmqd> ", 60)
-        return self.lab.text[begin:self.lab.pos]
-
     def table(self, text):
-        """The table that a command prints: a dict for each row, by the first column."""
-        lines = [line.strip() for line in self.command(text).splitlines()[1:]]
+        """The table that a command prints: a dict for each row, by the first column. Messages in between are left out."""
+        lines = [line.strip() for line in self.command(text).splitlines() if not line.startswith("\x1b")]
         keys = re.split(r"  +", lines[0])
         rows = [re.split(r"  +", line) for line in lines[1:]]
         return {row[0]: dict(zip(keys, row)) for row in rows if len(row) >= len(keys) - 1}
