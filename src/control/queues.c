@@ -75,6 +75,7 @@ void dvmq_queue_clear(struct dvmq_queue *queue)
 	atomic_store_explicit(&queue->pause_max, 0, memory_order_relaxed);
 	for (unsigned i = 0; i < DVMQ_PAUSE_LOOPS; i++)
 		atomic_store_explicit(&queue->pause_loops[i], 0, memory_order_relaxed);
+	atomic_store_explicit(&queue->pause_stolen, 0, memory_order_relaxed);
 	for (unsigned i = 0; i < DVMQ_PAUSE_TIMES; i++)
 		atomic_store_explicit(&queue->pause_times[i], 0, memory_order_relaxed);
 }

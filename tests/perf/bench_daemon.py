@@ -352,7 +352,7 @@ def moves(bench):
         shown = side.ask("show queue all")
         ports = side.ask("show port stats all")
     done = sum(q["moves"] for q in shown) - before
-    shown = [q for q in shown if sum(q["pause_loops"])]
+    shown = [q for q in shown if sum(q["pause_loops"]) + q["pause_stolen"]]
     case = f"{done} moves, 80 % load"
     bench.row("moves", case, "A", "packets", result["packets"], "", note=f"{rate / 1e6:.2f} Mpps; {note_shared()}")
     for key in ("lost", "duplicated", "reordered"):
@@ -365,6 +365,8 @@ def moves(bench):
         n = sum(q["pause_loops"][i] for q in shown)
         bench.row("moves", case, "A", f"pause {i + 1} loop{'s' if i else ''}{' or more' if i == 3 else ''}",
                   100 * n / max(done, 1), "% of moves")
+    bench.row("moves", case, "A", "pause stolen", 100 * sum(q["pause_stolen"] for q in shown) / max(done, 1), "% of moves",
+              note="the old worker had no CPU in the midst of it")
     bench.row("moves", case, "A", "pause p50", stats.median([q["pause_us_p50"] for q in shown]), "us")
     bench.row("moves", case, "A", "pause p99", max(q["pause_us_p99"] for q in shown), "us", note="of the worst queue")
     bench.row("moves", case, "A", "pause max", max(q["pause_us_max"] for q in shown), "us")
