@@ -27,6 +27,7 @@
 #define ALONE       0.10 /* demand of the others, as a share of the hottest: below it more queues would not spread it */
 #define CALM_MS     2000 /* that long must fewer queues suffice */
 #define CHANGE_MS   1000 /* between two changes of one port */
+#define TRIES       5    /* of dvmq_queue_hand_wait(): where CPUs are overcommitted, a worker may wait for seconds */
 #define LOOK_MS     200  /* between two looks: the effect of the first must be measured before the next */
 
 static struct {
@@ -115,8 +116,11 @@ void dvmq_soft_start(struct dvmq_port *port)
 static bool take_back(struct dvmq_port *port, struct dvmq_queue *queue)
 {
 	queue->wanted = false;
-	if (port->leaving || dvmq_queue_hand_wait(queue, NULL) == 0) /* a port that leaves waits in dvmq_queue_free() */
-		return true;
+	if (port->leaving)
+		return true; /* dvmq_queue_free() waits */
+	for (unsigned i = port->soft_late ? TRIES - 1 : 0; i < TRIES; i++)
+		if (dvmq_queue_hand_wait(queue, NULL) == 0)
+			return true;
 	if (!port->soft_late)
 		DVMQ_LOG(WARNING, "port %s: the worker of %s does not answer; the queue goes as soon as it does",
 			 port->conf.name, queue->name);
