@@ -473,6 +473,11 @@ static void test_kicked(void)
 	CU_ASSERT_EQUAL(a->n_hot, 1);
 	CU_ASSERT_TRUE(a->unarmed_guest); /* before the next sleep it has to be armed again */
 	check_list(a);
+
+	fakes[0].queue.armed = true; /* for a sleep that was not to be, as there were packets: it never was quiet */
+	dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(fakes[0].disarms, 1);
+	CU_ASSERT_FALSE(fakes[0].queue.armed);
 	end();
 }
 
@@ -785,6 +790,47 @@ static void test_pause(void)
 	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[2].queue, b));
 	dvmq_inbox_serve(b);
 	CU_ASSERT_EQUAL(value(&fakes[2].queue.pause_max), 0);
+
+	dvmq_queue_kicked(a, &fakes[3].queue);
+	fakes[3].queue.last_turn -= FAR;
+	a->woke_at = rte_rdtsc(); /* nor is the sleep of its worker */
+	move_to_b(3);
+	CU_ASSERT(value(&fakes[3].queue.pause_max) < FAR / 4);
+	end();
+}
+
+/* What waits is taken at once, but not what comes meanwhile: a ring's worth is enough. */
+static void test_drain(void)
+{
+	_Atomic uint32_t *capacity = &fakes[0].queue.counters.capacity;
+
+	begin();
+	CU_ASSERT_TRUE(dvmq_queue_drain(&fakes[0].queue)); /* nobody polls it: that is all */
+	CU_ASSERT_FALSE(in_transit(0));
+	give_all_to_a(1);
+
+	fakes[0].waiting = 2 * DVMQ_BURST + 10;
+	CU_ASSERT_TRUE(dvmq_queue_drain(&fakes[0].queue));
+	CU_ASSERT_TRUE(in_transit(0));
+	CU_ASSERT_FALSE(dvmq_queue_drain(&fakes[0].queue)); /* its message is on its way */
+	CU_ASSERT_FALSE(dvmq_queue_hand(&fakes[0].queue, b));
+	dvmq_inbox_serve(a);
+	CU_ASSERT_EQUAL(fakes[0].waiting, 0);
+	CU_ASSERT_FALSE(fakes[0].at_rest); /* whoever sees that it is done knows that it is empty */
+	CU_ASSERT_FALSE(in_transit(0));
+	CU_ASSERT_PTR_EQUAL(owner_of(0), a);
+	check_list(a);
+
+	fakes[0].waiting = 10 * DVMQ_BURST;
+	atomic_store(capacity, 3 * DVMQ_BURST - 1);
+	CU_ASSERT_TRUE(dvmq_queue_drain(&fakes[0].queue));
+	dvmq_inbox_serve(a);
+	CU_ASSERT_EQUAL(fakes[0].waiting, 7 * DVMQ_BURST);
+	atomic_store(capacity, 0); /* unknown */
+	fakes[0].waiting = 1000 * DVMQ_BURST;
+	CU_ASSERT_TRUE(dvmq_queue_drain(&fakes[0].queue));
+	dvmq_inbox_serve(a);
+	CU_ASSERT(fakes[0].waiting > 0 && fakes[0].waiting <= 1000 * DVMQ_BURST - 4096);
 	end();
 }
 
@@ -1087,6 +1133,7 @@ int main(void)
 	    {"pause of a move, stolen", test_pause_stolen},
 	    {"system calls of a move", test_late_system_calls},
 	    {"buckets of pauses", test_pause_buckets},
+	    {"a drain", test_drain},
 	    {"waking", test_wake},
 	    {"100,000 moves between threads", test_threads},
 	    CU_TEST_INFO_NULL,
