@@ -24,12 +24,18 @@ extern unsigned dvmq_n_queues;
 
 /* A queue with a name, polled by nobody yet.  NULL and err: too many, or no memory on the node. */
 struct dvmq_queue *dvmq_queue_new(const char *port, const char *which, unsigned number, int numa, struct dvmq_err *err);
-void dvmq_queue_free(struct dvmq_queue *queue); /* takes it from its worker first */
+void dvmq_queue_free(struct dvmq_queue *queue); /* takes it back first */
 struct dvmq_queue *dvmq_queue_find(const char *name);
 void dvmq_queue_clear(struct dvmq_queue *queue); /* what is shown of its counters begins at 0 */
 
 /* Hands over and waits until the new worker (NULL: nobody) has it.  -ETIMEDOUT if a worker does not react within 1 s. */
 int dvmq_queue_hand_wait(struct dvmq_queue *queue, struct dvmq_worker *to);
+
+/*
+ * Nobody polls it when this returns.  However long its worker does not answer, as with RCU: what it may use is about to
+ * change or go.  Said once in the log.
+ */
+void dvmq_queue_take_back(struct dvmq_queue *queue);
 
 /* Has its worker deliver what waits in it at the time of the call, at least; -ETIMEDOUT as above, 0 at once if nobody polls it. */
 int dvmq_queue_drain_wait(struct dvmq_queue *queue);

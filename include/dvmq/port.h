@@ -109,6 +109,7 @@ struct dvmq_port {
 	unsigned n_queues;
 	struct dvmq_queue *soft_queues[DVMQ_MAX_PAIRS]; /* of the rings of `soft` */
 	unsigned n_soft;
+	bool soft_late;                /* they are to be closed, but a worker has not given one back yet */
 	int by_hand;                   /* queues of its own that the operator gives it ("set port P vmq N"); -1: by its need */
 	struct rte_mempool *pool;      /* RX buffers of an ethdev */
 	struct dvmq_steer *steer;      /* uplink */

@@ -95,7 +95,8 @@ struct dvmq_queue {
 	int wake_fd;                 /* in the owner's epoll set, -1: none */
 	uint32_t wake_generation;    /* vring generation that wake_fd belongs to */
 	uint64_t last_turn;          /* TSC at the end of the last turn */
-	uint64_t left_at;            /* loops of the worker that it goes to, when it left the other one */
+	uint64_t left_at;            /* TSC when it left the other worker, and the busy_loops of this one then */
+	uint64_t left_loops;
 	uint64_t sample_at;          /* TSC at which backlog is looked at again */
 	uint64_t last_header[2];     /* MACs and ethertype of the last packet, and where it went: */
 	struct dvmq_port *last_dst;  /* NULL: look up; true until the FDB's generation steps or the source is to be reported */
@@ -109,6 +110,7 @@ struct dvmq_queue {
 	_Atomic uint64_t moves;
 	_Atomic uint64_t pause_max;  /* TSC cycles; longest time between the last turn here and the first there */
 	_Atomic uint64_t pause_loops[DVMQ_PAUSE_LOOPS]; /* moves by the loops from the one turn to the other; unmoved: 1 */
+	_Atomic uint64_t pause_stolen; /* moves that are not in pause_loops: its worker did not have its CPU meanwhile */
 	_Atomic uint64_t pause_times[DVMQ_PAUSE_TIMES]; /* moves by that time, see dvmq_pause_bucket() */
 
 	/*

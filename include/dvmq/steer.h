@@ -120,7 +120,13 @@ void dvmq_vmdq_conf(const struct rte_eth_dev_info *info, const struct dvmq_rx_la
  */
 int dvmq_soft_open(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n, struct dvmq_err *err);
 void dvmq_soft_start(struct dvmq_port *port); /* has them polled */
-void dvmq_soft_close(struct dvmq_port *port); /* empties them in order; default queues deliver inline again */
+
+/*
+ * Empties them in order; default queues deliver inline again.  -ETIMEDOUT if a worker does not answer within some seconds
+ * and the port does not leave: then the rings stay, but for those that were emptied and shut, and dvmq_soft_tick() or the
+ * next call ends it.
+ */
+int dvmq_soft_close(struct dvmq_port *port);
 
 /* Turned on and off as the load on the default queues asks.  Each slow tick. */
 void dvmq_soft_tick(uint64_t now_ms);

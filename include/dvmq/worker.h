@@ -51,12 +51,15 @@ struct dvmq_worker {
 	_Atomic uint32_t stats_told;
 	_Atomic uint32_t n_queues;
 	_Atomic uint64_t loops;
+	_Atomic uint64_t busy_loops;      /* of them, those that found packets */
 	_Atomic uint64_t busy_cycles;     /* turns that found packets, without stolen time */
 	_Atomic uint64_t sleeps;
 	_Atomic uint64_t learn_dropped;   /* the event ring was full */
 
 	/* Worker only. */
 	_Alignas(64) uint64_t now; /* TSC at the end of the last turn */
+	uint64_t loop_ended;       /* TSC at the end of the last loop, */
+	uint64_t looked_at;        /* and of the one before it: then the mailbox was looked at */
 	uint64_t last_packet;      /* TSC */
 	uint64_t woke_at;          /* TSC at the end of the last sleep */
 	uint64_t patience;         /* TSC cycles without a packet before it sleeps, policy balanced */
@@ -160,8 +163,15 @@ void dvmq_soft_drain(struct dvmq_worker *worker, struct dvmq_queue *queue);
 /* No notifications any more; the queue is polled again. */
 void dvmq_queue_disarm(struct dvmq_queue *queue);
 
-/* Before the queue leaves the worker: also takes it out of the epoll set. */
-void dvmq_queue_unwatch(struct dvmq_worker *worker, struct dvmq_queue *queue);
+/*
+ * Before the queue leaves the worker: no notifications any more, and the queue has no descriptor.  A guest's is ours, so
+ * it can leave the epoll set when the queue is gone: it is returned, for dvmq_fd_forget() before the worker next sleeps.
+ * A device's, which others may close then, has left it: -1.
+ */
+int dvmq_queue_unwatch(struct dvmq_worker *worker, struct dvmq_queue *queue);
+
+/* Takes such a descriptor out of the epoll set and closes it; -1: nothing. */
+void dvmq_fd_forget(struct dvmq_worker *worker, int fd);
 
 /* Whether the worker has been without packets for so long that its policy lets it sleep. */
 bool dvmq_worker_is_idle(struct dvmq_worker *worker);

@@ -12,7 +12,7 @@
 #include <dvmq/log.h>
 
 #define HAND_TIMEOUT_MS 1000
-#define FREE_TRIES      10 /* a worker may be starved for long, but memory that it uses must not be freed */
+#define SAY_AFTER       10 /* such times */
 
 struct dvmq_queue *dvmq_queues[DVMQ_MAX_QUEUES];
 unsigned dvmq_n_queues;
@@ -46,12 +46,7 @@ void dvmq_queue_free(struct dvmq_queue *queue)
 {
 	if (queue == NULL)
 		return;
-	for (unsigned i = 0; dvmq_queue_hand_wait(queue, NULL) < 0; i++) {
-		if (i < FREE_TRIES)
-			continue;
-		DVMQ_LOG(ERR, "queue %s: its worker does not answer; its memory is given up", queue->name);
-		return;
-	}
+	dvmq_queue_take_back(queue);
 	for (unsigned i = 0; i < dvmq_n_queues; i++) {
 		if (dvmq_queues[i] != queue)
 			continue;
@@ -75,6 +70,7 @@ void dvmq_queue_clear(struct dvmq_queue *queue)
 	atomic_store_explicit(&queue->pause_max, 0, memory_order_relaxed);
 	for (unsigned i = 0; i < DVMQ_PAUSE_LOOPS; i++)
 		atomic_store_explicit(&queue->pause_loops[i], 0, memory_order_relaxed);
+	atomic_store_explicit(&queue->pause_stolen, 0, memory_order_relaxed);
 	for (unsigned i = 0; i < DVMQ_PAUSE_TIMES; i++)
 		atomic_store_explicit(&queue->pause_times[i], 0, memory_order_relaxed);
 }
@@ -126,6 +122,14 @@ int dvmq_queue_drain_wait(struct dvmq_queue *queue)
 	if (dvmq_queue_settle(queue) < 0 || !dvmq_queue_drain(queue))
 		return -ETIMEDOUT;
 	return dvmq_queue_settle(queue);
+}
+
+void dvmq_queue_take_back(struct dvmq_queue *queue)
+{
+	for (unsigned i = 1; dvmq_queue_hand_wait(queue, NULL) < 0; i++)
+		if (i == SAY_AFTER)
+			DVMQ_LOG(ERR, "queue %s: its worker does not answer; waiting for it: is its CPU taken?",
+				 queue->name);
 }
 
 static double load_of(const struct dvmq_worker *worker)

@@ -112,6 +112,7 @@ static json_t *queue_json(const struct dvmq_queue *q)
 	json_object_set_new(o, "occupancy", number(q->load->occupancy, 1e-4));
 	json_object_set_new(o, "moves", json_integer((json_int_t)(get(&q->moves) - cleared->moves)));
 	json_object_set_new(o, "pause_loops", pause_loops(q));
+	json_object_set_new(o, "pause_stolen", json_integer((json_int_t)get(&q->pause_stolen)));
 	json_object_set_new(o, "pause_us_p50", number(pause_us(q, 0.5), 0.01));
 	json_object_set_new(o, "pause_us_p99", number(pause_us(q, 0.99), 0.01));
 	json_object_set_new(o, "pause_us_max", number(get(&q->pause_max) * 1e6 / rte_get_tsc_hz(), 0.01));

@@ -151,8 +151,8 @@ static int let_go(struct dvmq_port *uplink, struct dvmq_port *port)
 		struct dvmq_queue *queue = uplink->queues[b->queues[i]];
 
 		dvmq_queue_drain_wait(queue);
-		if (dvmq_queue_hand_wait(queue, NULL) == 0)
-			make_default(queue);
+		dvmq_queue_take_back(queue); /* its next poll must not be one for this port */
+		make_default(queue);
 	}
 	b->n = 0;
 	b->accepted = false;
@@ -235,18 +235,20 @@ static int set_soft_queues(struct dvmq_port *uplink, struct dvmq_port *port, uns
 {
 	struct dvmq_binding *b = binding_of(uplink, port);
 	struct dvmq_err err;
+	int ret = 0;
 
 	snprintf(b->reason, sizeof(b->reason),
 		 n > 0 ? "the default queues fill soft rings for it" : "served inline: not hot on the default queue");
-	if (port->n_soft == n)
+	if (port->n_soft == n && !port->soft_late)
 		return 0; /* rings are of the port, whichever uplink's default queues fill them */
-	dvmq_soft_close(port);
-	if (n == 0)
-		return 0;
-	if (dvmq_soft_open(uplink, port, n, &err) < 0) {
+	if (n > 0)
+		ret = dvmq_soft_open(uplink, port, n, &err);
+	else if (dvmq_soft_close(port) < 0)
+		ret = dvmq_fail(&err, ETIMEDOUT, "a worker has not given back a soft queue yet");
+	if (ret < 0)
 		snprintf(b->reason, sizeof(b->reason), "%.250s", err.text);
-		return -ENOMEM;
-	}
+	if (ret < 0 || n == 0)
+		return ret;
 	dvmq_soft_start(port);
 	return 0;
 }

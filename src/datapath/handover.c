@@ -25,13 +25,16 @@
 #include <dvmq/worker.h>
 
 #define DRAIN_UNKNOWN 4096 /* packets that a ring of unknown size is taken to hold */
-#define RARE_AFTER 64 /* empty turns after which a queue is quiet */
+#define RARE_AFTER    64   /* empty turns after which a queue is quiet */
 
 /*
  * Of the time of a worker with traffic, looking at quiet queues takes one part in
  * that many, however many they are.
  */
 #define LOOK_SHARE 64
+
+/* Between noting when a queue leaves and posting it are some ten instructions, and two cache lines that come. */
+#define POST_US 2
 
 void dvmq_worker_wake(struct dvmq_worker *worker)
 {
@@ -182,6 +185,7 @@ unsigned dvmq_worker_loop(struct dvmq_worker *w)
 {
 	unsigned took = 0;
 
+	w->looked_at = w->loop_ended;
 	dvmq_count(&w->loops, 1);
 	for (unsigned i = 0; i < w->n_hot; i++) {
 		took += turn(w, w->queues[i]);
@@ -190,6 +194,9 @@ unsigned dvmq_worker_loop(struct dvmq_worker *w)
 	}
 	if (w->n > w->n_hot && (took == 0 || w->now >= w->look_at))
 		took += look_at_quiet_ones(w);
+	if (took > 0)
+		dvmq_count(&w->busy_loops, 1);
+	w->loop_ended = w->now;
 	return took;
 }
 
@@ -200,20 +207,35 @@ static void arrived(struct dvmq_worker *owner, struct dvmq_queue *queue)
 }
 
 /*
- * A queue that nobody polled for a while: how long, in time and in loops.  Where it was, the next turn would have come
- * with the next loop: that is 1.  Each loop that its new worker began in the meantime is one more.
+ * The message was not there when we last looked, though it was about to be posted long before: whoever posted it was
+ * interrupted in between.
+ */
+static bool was_held_up(const struct dvmq_worker *w, const struct dvmq_queue *queue)
+{
+	return (int64_t)(w->looked_at - queue->left_at) > (int64_t)(POST_US * w->cycles_per_us);
+}
+
+/*
+ * A queue that nobody polled for a while: how long, in time and in loops of its new worker that brought packets.  With
+ * none or one of them it waited no longer than for its next turn where it was: 1.  One that finds nothing is shorter
+ * than a message takes from CPU to CPU, so how many of these fit in says nothing.
  */
 static void note_pause(const struct dvmq_worker *w, struct dvmq_queue *queue)
 {
-	uint64_t loops = atomic_load_explicit(&w->loops, memory_order_relaxed) - queue->left_at;
+	uint64_t loops = atomic_load_explicit(&w->busy_loops, memory_order_relaxed) - queue->left_loops;
 	uint64_t pause = w->now - queue->last_turn;
 
 	if (queue->last_turn == 0)
 		return;
 	if (pause > atomic_load_explicit(&queue->pause_max, memory_order_relaxed))
 		atomic_store_explicit(&queue->pause_max, pause, memory_order_relaxed);
-	dvmq_count(&queue->pause_loops[loops < DVMQ_PAUSE_LOOPS ? loops : DVMQ_PAUSE_LOOPS - 1], 1);
 	dvmq_count(&queue->pause_times[dvmq_pause_bucket(pause)], 1);
+	if (loops > DVMQ_PAUSE_LOOPS)
+		loops = DVMQ_PAUSE_LOOPS;
+	if (was_held_up(w, queue))
+		dvmq_count(&queue->pause_stolen, 1);
+	else
+		dvmq_count(&queue->pause_loops[loops > 0 ? loops - 1 : 0], 1);
 }
 
 static void take(struct dvmq_worker *w, struct dvmq_queue *queue)
@@ -234,8 +256,8 @@ static void take(struct dvmq_worker *w, struct dvmq_queue *queue)
 static void give(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	struct dvmq_worker *target = queue->msg.target;
+	int fd = dvmq_queue_unwatch(w, queue);
 
-	dvmq_queue_unwatch(w, queue);
 	if (queue->place < w->n_hot)
 		make_rare(w, queue);
 	else
@@ -247,6 +269,7 @@ static void give(struct dvmq_worker *w, struct dvmq_queue *queue)
 	swap_places(w, queue->place, --w->n);
 	atomic_store_explicit(&w->n_queues, w->n, memory_order_relaxed);
 	if (target == NULL) {
+		dvmq_fd_forget(w, fd);
 		if (queue->drain != NULL)
 			queue->drain(w, queue);
 		queue->last_turn = 0;
@@ -254,9 +277,11 @@ static void give(struct dvmq_worker *w, struct dvmq_queue *queue)
 		return;
 	}
 	dvmq_count(&queue->moves, 1);
-	queue->left_at = atomic_load_explicit(&target->loops, memory_order_relaxed);
 	queue->msg.type = DVMQ_MSG_TAKE;
+	queue->left_at = rte_rdtsc();
+	queue->left_loops = atomic_load_explicit(&target->busy_loops, memory_order_relaxed);
 	dvmq_inbox_post(target, &queue->msg);
+	dvmq_fd_forget(w, fd); /* two system calls that the queue need not wait for */
 }
 
 /* What comes meanwhile must not keep us: a ring's worth is enough. */

@@ -31,8 +31,8 @@
  */
 #define PATIENCE_MIN_US	   10
 #define PATIENCE_MAX_US	   100 /* about what waking up costs, with what it delays */
-#define PATIENCE_WORK_US 300  /* while there is work */
-#define WORK_US          1000
+#define PATIENCE_WORK_US   300 /* while there is work */
+#define WORK_US		   1000
 #define PATIENCE_FRUGAL_US 5
 #define AGAIN_US	   200 /* sleeps closer than that are too close */
 
@@ -86,7 +86,7 @@ static bool arm_guest(struct dvmq_worker *w, struct dvmq_queue *queue)
 	struct rte_vhost_vring vring;
 
 	if (queue->wake_fd >= 0 && queue->wake_generation != generation)
-		dvmq_queue_unwatch(w, queue);
+		dvmq_fd_forget(w, dvmq_queue_unwatch(w, queue));
 	if (vid < 0)
 		return true; /* no guest, nothing to wait for: the controller takes the queue away */
 	if (queue->wake_fd < 0) {
@@ -149,24 +149,29 @@ static unsigned next_watched(const struct dvmq_worker *w, unsigned i, int fd)
 	return i;
 }
 
-void dvmq_queue_unwatch(struct dvmq_worker *w, struct dvmq_queue *queue)
+int dvmq_queue_unwatch(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	int fd = queue->wake_fd;
 	unsigned heir;
 
 	if (queue->armed)
 		dvmq_queue_disarm(queue);
-	if (fd < 0)
-		return;
 	queue->wake_fd = -1;
+	if (fd < 0 || queue->port->type == DVMQ_PORT_VHOST)
+		return fd;
 	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, fd, NULL); /* with what it had to report */
-	if (queue->port->type == DVMQ_PORT_VHOST) {
-		close(fd);
-		return;
-	}
 	heir = next_watched(w, 0, fd);
 	if (heir < w->n && !watch(w, w->queues[heir], fd))
 		w->queues[heir]->wake_fd = -1;
+	return -1;
+}
+
+void dvmq_fd_forget(struct dvmq_worker *w, int fd)
+{
+	if (fd < 0)
+		return;
+	epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, fd, NULL); /* with what it had to report */
+	close(fd);
 }
 
 /* The queue that an event names is polled again, and those that share its descriptor. */

@@ -27,6 +27,7 @@
 #define ALONE       0.10 /* demand of the others, as a share of the hottest: below it more queues would not spread it */
 #define CALM_MS     2000 /* that long must fewer queues suffice */
 #define CHANGE_MS   1000 /* between two changes of one port */
+#define TRIES       5    /* of dvmq_queue_hand_wait(): where CPUs are overcommitted, a worker may wait for seconds */
 #define LOOK_MS     200  /* between two looks: the effect of the first must be measured before the next */
 
 static struct {
@@ -82,7 +83,9 @@ int dvmq_soft_open(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n,
 {
 	struct dvmq_soft *soft;
 
-	dvmq_soft_close(port); /* those by which another uplink relieves its default queues */
+	if (dvmq_soft_close(port) < 0) /* those by which another uplink relieves its default queues */
+		return dvmq_fail(err, ETIMEDOUT, "port %s: the worker of %s does not answer; is its CPU taken?",
+				 port->conf.name, port->soft_queues[port->n_soft - 1]->name);
 	soft = rte_zmalloc("soft", sizeof(*soft) + n * sizeof(soft->rings[0]), 64);
 	if (soft == NULL)
 		return dvmq_fail(err, ENOMEM, "port %s: no memory for soft rings; give DPDK more hugepages (or -m MiB)",
@@ -109,17 +112,48 @@ void dvmq_soft_start(struct dvmq_port *port)
 		dvmq_queue_start(port->soft_queues[i]);
 }
 
-void dvmq_soft_close(struct dvmq_port *port)
+/* True when nobody polls it: its worker has drained and shut it. */
+static bool take_back(struct dvmq_port *port, struct dvmq_queue *queue)
+{
+	queue->wanted = false;
+	if (port->leaving)
+		return true; /* dvmq_queue_free() waits */
+	for (unsigned i = port->soft_late ? TRIES - 1 : 0; i < TRIES; i++)
+		if (dvmq_queue_hand_wait(queue, NULL) == 0)
+			return true;
+	if (!port->soft_late)
+		DVMQ_LOG(WARNING, "port %s: the worker of %s does not answer; the queue goes as soon as it does",
+			 port->conf.name, queue->name);
+	port->soft_late = true;
+	return false;
+}
+
+int dvmq_soft_close(struct dvmq_port *port)
 {
 	struct dvmq_soft *soft = atomic_load_explicit(&port->soft, memory_order_relaxed);
 
 	if (soft == NULL)
-		return;
-	while (port->n_soft > 0)
-		dvmq_queue_free(port->soft_queues[--port->n_soft]); /* its worker drains and shuts it */
+		return 0;
+	for (; port->n_soft > 0; port->n_soft--) {
+		struct dvmq_queue *queue = port->soft_queues[port->n_soft - 1];
+
+		if (!take_back(port, queue))
+			return -ETIMEDOUT;
+		dvmq_queue_free(queue);
+	}
+	port->soft_late = false;
 	atomic_store_explicit(&port->soft, NULL, memory_order_release);
 	rte_rcu_qsbr_synchronize(dvmq_rcu, RTE_QSBR_THRID_INVALID); /* producers may still look at it */
 	free_rings(soft);
+	return 0;
+}
+
+static void close_late(struct dvmq_port *port)
+{
+	const struct dvmq_queue *queue = port->soft_queues[port->n_soft - 1];
+
+	if (!atomic_load_explicit(&queue->in_transit, memory_order_acquire)) /* the worker is back */
+		dvmq_soft_close(port);
 }
 
 static void unbind_port(struct dvmq_port *uplink, struct dvmq_port *port)
@@ -262,6 +296,8 @@ static void look_at(struct dvmq_port *port, uint64_t now_ms)
 	uint64_t *calm_since = &state[port->index].calm_since;
 	unsigned least, most, n = port->n_soft;
 
+	if (port->soft_late)
+		return;
 	limits(port, &least, &most);
 	if (n == 0 || n <= least || !one_less_suffices(port))
 		*calm_since = now_ms;
@@ -323,9 +359,14 @@ void dvmq_soft_tick(uint64_t now_ms)
 	struct dvmq_port *port;
 	double share;
 
-	if (now_ms - looked_ms < LOOK_MS || !any_software_uplink())
+	if (now_ms - looked_ms < LOOK_MS)
 		return;
 	looked_ms = now_ms;
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (dvmq_ports[i] != NULL && dvmq_ports[i]->soft_late)
+			close_late(dvmq_ports[i]);
+	if (!any_software_uplink())
+		return;
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
 			look_at(dvmq_ports[i], now_ms);

@@ -38,10 +38,13 @@ count='map(.moves) | add'
 before=$(ctlq "$count" show queue all)
 decided=$(ctlq .totals.move show balance)
 frames=$(passed vm1)
-check "$n moves are carried out" ctl -e -f "$scratch/moves"
+: >"$scratch/again"
+check "$n moves are carried out" carry_out "$scratch/moves"
+again=$(wc -l <"$scratch/again")
 after=$(ctlq "$count" show queue all)
 check "each move was counted" [ $((after - before)) -eq "$n" ]
-check "and is a decision of the operator" [ "$(ctlq .totals.move show balance)" -eq $((decided + n)) ]
+decided=$(($(ctlq .totals.move show balance) - decided))
+check "and is a decision of the operator" [ $((n - again)) -le "$decided" -a "$decided" -le "$n" ]
 check "queues are where the last command put them" \
 	ctlq "map(.core) | unique == [$((core == A ? B : A))]" show queue all
 check "every queue was stopped for a moment, and knows for how long" ctlq 'all(.pause_us_max > 0)' show queue all

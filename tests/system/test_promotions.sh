@@ -47,12 +47,12 @@ overflows() { # frames that found a ring full
 overflows=$(overflows)
 before=$(total) frames=$(passed up0) n=0
 while ((n < changes)); do
-	ctl -e -f "$scratch/changes" || fail "a change was refused"
+	carry_out "$scratch/changes" || fail "a change was refused"
 	n=$((n + batch))
 	ctlj show queue all >>"$scratch/queues.json"
 	ctlj show port stats all >>"$scratch/samples.json"
 	if (($(ctlq 'map(.effective) | add' show vmq all) > 0)); then
-		ctl -e -f "$scratch/to-0"
+		carry_out "$scratch/to-0"
 	fi
 done
 made=$(($(total) - before))

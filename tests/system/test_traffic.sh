@@ -42,7 +42,7 @@ fields() { # fields "NAME..." COMMAND...: every object of the list has them
 	check "${*:2} has: $1" jq -e --arg names "$1" \
 		'length > 0 and all(.[]; . as $o | $names | split(" ") | all(. as $name | $o | has($name)))' "$scratch/shown.json"
 }
-fields "queue port kind core pinned packets bytes drops pps cycles_per_packet load demand occupancy moves pause_us_max" \
+fields "queue port kind core pinned packets bytes drops pps cycles_per_packet load demand occupancy moves pause_loops pause_stolen pause_us_max" \
 	show queue all
 fields "core numa state busy queues" show core all
 fields "port up rx_packets rx_bytes tx_packets tx_bytes flood_copies drop_no_buffer drop_ring_full" show port stats all

@@ -99,6 +99,26 @@ traffic_final() { # traffic_final FILTER of the result
 	grep '"event":"final"' "$scratch/traffic.log" | jq -rc "$1"
 }
 
+# carry_out FILE: its commands. One is refused if a worker has no CPU for a second, though it will be done: it is given
+# again then, which is noted in $scratch/again.
+carry_out() {
+	local said line
+	cp "$1" "$scratch/to-do"
+	for _ in {1..30}; do
+		if said=$(ctl -e -f "$scratch/to-do" 2>&1); then
+			return
+		fi
+		[[ $said =~ to-do:([0-9]+):.*(did not answer within 1 s|has not given back) ]] || break
+		line=${BASH_REMATCH[1]}
+		say "# $said"
+		echo again >>"$scratch/again"
+		tail -n "+$line" "$scratch/to-do" >"$scratch/left"
+		mv "$scratch/left" "$scratch/to-do"
+	done
+	complain "$said"
+	return 1
+}
+
 # passed PORT: frames that the switch has received from a port
 passed() {
 	ctlq ".[] | select(.port == \"$1\").rx_packets" show port stats all

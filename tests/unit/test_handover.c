@@ -38,6 +38,8 @@ static struct fake *fake_of(struct dvmq_queue *queue)
 	return (struct fake *)((char *)queue - offsetof(struct fake, queue));
 }
 
+static struct dvmq_worker *a, *b; /* of the tests in one thread */
+
 /* In the place of sleep.c. */
 void dvmq_queue_disarm(struct dvmq_queue *queue)
 {
@@ -45,11 +47,27 @@ void dvmq_queue_disarm(struct dvmq_queue *queue)
 	queue->armed = false;
 }
 
-void dvmq_queue_unwatch(struct dvmq_worker *worker, struct dvmq_queue *queue)
+int dvmq_queue_unwatch(struct dvmq_worker *worker, struct dvmq_queue *queue)
 {
+	int fd = queue->wake_fd;
+
 	(void)worker;
 	fake_of(queue)->unwatches++;
 	queue->armed = false;
+	queue->wake_fd = -1;
+	return fd;
+}
+
+static int forgotten; /* the last descriptor */
+static bool had_left; /* the queue was on its way then */
+
+void dvmq_fd_forget(struct dvmq_worker *worker, int fd)
+{
+	(void)worker;
+	if (fd < 0)
+		return;
+	forgotten = fd;
+	had_left = b != NULL && atomic_load(&b->inbox) != NULL;
 }
 
 static uint16_t poll_fake(struct dvmq_worker *worker, struct dvmq_queue *queue)
@@ -104,7 +122,6 @@ static void worker_free(struct dvmq_worker *w)
 #define QUEUES 16
 
 static struct fake fakes[QUEUES];
-static struct dvmq_worker *a, *b;
 
 static void begin(void)
 {
@@ -121,6 +138,7 @@ static void end(void)
 {
 	worker_free(a);
 	worker_free(b);
+	a = b = NULL;
 }
 
 static struct dvmq_worker *owner_of(unsigned i)
@@ -455,6 +473,11 @@ static void test_kicked(void)
 	CU_ASSERT_EQUAL(a->n_hot, 1);
 	CU_ASSERT_TRUE(a->unarmed_guest); /* before the next sleep it has to be armed again */
 	check_list(a);
+
+	fakes[0].queue.armed = true; /* for a sleep that was not to be, as there were packets: it never was quiet */
+	dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(fakes[0].disarms, 1);
+	CU_ASSERT_FALSE(fakes[0].queue.armed);
 	end();
 }
 
@@ -622,30 +645,111 @@ static uint64_t pauses(const struct dvmq_queue *queue)
 	return n;
 }
 
-/* 1 where B was in the midst of a loop; each that it began before it looked into its mailbox is one more. */
+/* 0 goes from A to B, which makes that many loops with packets in the meantime, and three empty ones before each. */
+static void move_during(unsigned loops)
+{
+	struct dvmq_queue *queue = &fakes[0].queue;
+
+	CU_ASSERT_TRUE(dvmq_queue_hand(queue, b));
+	dvmq_inbox_serve(a);
+	for (unsigned i = 0; i < 4 * loops + 3; i++) {
+		fakes[1].waiting = i % 4 == 3;
+		b->loop_ended = queue->left_at; /* whatever the machine does to us here */
+		dvmq_worker_loop(b);
+	}
+	dvmq_inbox_serve(b);
+}
+
+static void back_to_a(void)
+{
+	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[0].queue, a));
+	dvmq_inbox_serve(b);
+	dvmq_inbox_serve(a);
+}
+
+static void begin_pauses(void)
+{
+	begin();
+	a->cycles_per_us = b->cycles_per_us = 1000;
+	give_all_to_a(2);
+	move_to_b(1); /* so that B has something to do */
+	dvmq_worker_loop(b);
+	CU_ASSERT_EQUAL(pauses(&fakes[0].queue), 0);
+}
+
+/* 1: B was in the midst of a loop with packets, or had none.  Each more of them is one more; empty ones do not count.
+ */
 static void test_pause_in_loops(void)
 {
 	struct dvmq_queue *queue = &fakes[0].queue;
 
-	begin();
-	give_all_to_a(1);
-	CU_ASSERT_EQUAL(pauses(queue), 0);
-	for (unsigned began = 0; began < DVMQ_PAUSE_LOOPS + 2; began++) {
-		unsigned bucket = began < DVMQ_PAUSE_LOOPS ? began : DVMQ_PAUSE_LOOPS - 1;
+	begin_pauses();
+	for (unsigned loops = 0; loops < DVMQ_PAUSE_LOOPS + 3; loops++) {
+		unsigned bucket = loops < 2 ? 0 : loops > DVMQ_PAUSE_LOOPS ? DVMQ_PAUSE_LOOPS - 1 : loops - 1;
 		uint64_t before = value(&queue->pause_loops[bucket]);
 
-		dvmq_worker_loop(b);
+		move_during(loops);
+		CU_ASSERT_EQUAL(value(&queue->pause_loops[bucket]), before + 1);
+		CU_ASSERT_EQUAL(pauses(queue), 2 * loops + 1);
+		CU_ASSERT_EQUAL(value(&queue->pause_stolen), 0);
+		back_to_a();
+		for (unsigned i = 0; i < DVMQ_PAUSE_LOOPS; i++) /* only B is looked at */
+			atomic_store(&queue->pause_loops[i], 0);
+		atomic_store(&queue->pause_stolen, 0);
+	}
+	end();
+}
+
+/* A was interrupted before it had posted the queue: B knows, since it looked in vain long after that began. */
+static void test_pause_stolen(void)
+{
+	struct dvmq_queue *queue = &fakes[0].queue;
+	const uint64_t limit = 2 * 1000; /* POST_US */
+
+	begin_pauses();
+	for (unsigned held_up = 0; held_up < 2; held_up++) {
 		CU_ASSERT_TRUE(dvmq_queue_hand(queue, b));
 		dvmq_inbox_serve(a);
-		for (unsigned i = 0; i < began; i++)
-			dvmq_worker_loop(b);
+		b->loop_ended = queue->left_at + limit + held_up; /* then it looked into its mailbox, in vain */
+		dvmq_worker_loop(b);
 		dvmq_inbox_serve(b);
-		CU_ASSERT_EQUAL(value(&queue->pause_loops[bucket]), before + 1);
-		CU_ASSERT_EQUAL(pauses(queue), 2 * began + 1);
-		CU_ASSERT_TRUE(dvmq_queue_hand(queue, a));
-		dvmq_inbox_serve(b);
-		dvmq_inbox_serve(a);
+		CU_ASSERT_EQUAL(value(&queue->pause_stolen), held_up);
+		CU_ASSERT_EQUAL(value(&queue->pause_loops[0]), 1);
+		CU_ASSERT_EQUAL(pauses(queue), 2 * held_up + 1); /* it was a pause all the same */
+		back_to_a();
+		atomic_store(&queue->pause_loops[0], 1); /* only B is looked at */
+		atomic_store(&queue->pause_stolen, held_up);
 	}
+
+	/* B was in a long turn of a queue that it took: since its last look only a moment had passed. */
+	CU_ASSERT_TRUE(dvmq_queue_hand(queue, b));
+	dvmq_inbox_serve(a);
+	b->loop_ended = queue->left_at;
+	b->now = queue->left_at + FAR;
+	dvmq_worker_loop(b);
+	dvmq_inbox_serve(b);
+	CU_ASSERT_EQUAL(value(&queue->pause_stolen), 1);
+	CU_ASSERT_EQUAL(value(&queue->pause_loops[0]), 2);
+	end();
+}
+
+/* System calls that the queue need not wait for come when it is on its way. */
+static void test_late_system_calls(void)
+{
+	begin();
+	give_all_to_a(2);
+	fakes[0].queue.wake_fd = 1000;
+	fakes[1].queue.wake_fd = 1001;
+	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[0].queue, b));
+	dvmq_inbox_serve(a);
+	CU_ASSERT_EQUAL(forgotten, 1000);
+	CU_ASSERT_TRUE(had_left);
+	dvmq_inbox_serve(b);
+	CU_ASSERT_EQUAL(fakes[0].queue.wake_fd, -1);
+
+	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[1].queue, NULL));
+	dvmq_inbox_serve(a);
+	CU_ASSERT_EQUAL(forgotten, 1001);
 	end();
 }
 
@@ -686,6 +790,47 @@ static void test_pause(void)
 	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[2].queue, b));
 	dvmq_inbox_serve(b);
 	CU_ASSERT_EQUAL(value(&fakes[2].queue.pause_max), 0);
+
+	dvmq_queue_kicked(a, &fakes[3].queue);
+	fakes[3].queue.last_turn -= FAR;
+	a->woke_at = rte_rdtsc(); /* nor is the sleep of its worker */
+	move_to_b(3);
+	CU_ASSERT(value(&fakes[3].queue.pause_max) < FAR / 4);
+	end();
+}
+
+/* What waits is taken at once, but not what comes meanwhile: a ring's worth is enough. */
+static void test_drain(void)
+{
+	_Atomic uint32_t *capacity = &fakes[0].queue.counters.capacity;
+
+	begin();
+	CU_ASSERT_TRUE(dvmq_queue_drain(&fakes[0].queue)); /* nobody polls it: that is all */
+	CU_ASSERT_FALSE(in_transit(0));
+	give_all_to_a(1);
+
+	fakes[0].waiting = 2 * DVMQ_BURST + 10;
+	CU_ASSERT_TRUE(dvmq_queue_drain(&fakes[0].queue));
+	CU_ASSERT_TRUE(in_transit(0));
+	CU_ASSERT_FALSE(dvmq_queue_drain(&fakes[0].queue)); /* its message is on its way */
+	CU_ASSERT_FALSE(dvmq_queue_hand(&fakes[0].queue, b));
+	dvmq_inbox_serve(a);
+	CU_ASSERT_EQUAL(fakes[0].waiting, 0);
+	CU_ASSERT_FALSE(fakes[0].at_rest); /* whoever sees that it is done knows that it is empty */
+	CU_ASSERT_FALSE(in_transit(0));
+	CU_ASSERT_PTR_EQUAL(owner_of(0), a);
+	check_list(a);
+
+	fakes[0].waiting = 10 * DVMQ_BURST;
+	atomic_store(capacity, 3 * DVMQ_BURST - 1);
+	CU_ASSERT_TRUE(dvmq_queue_drain(&fakes[0].queue));
+	dvmq_inbox_serve(a);
+	CU_ASSERT_EQUAL(fakes[0].waiting, 7 * DVMQ_BURST);
+	atomic_store(capacity, 0); /* unknown */
+	fakes[0].waiting = 1000 * DVMQ_BURST;
+	CU_ASSERT_TRUE(dvmq_queue_drain(&fakes[0].queue));
+	dvmq_inbox_serve(a);
+	CU_ASSERT(fakes[0].waiting > 0 && fakes[0].waiting <= 1000 * DVMQ_BURST - 4096);
 	end();
 }
 
@@ -985,7 +1130,10 @@ int main(void)
 	    {"stolen time", test_stolen},
 	    {"pause of a move", test_pause},
 	    {"pause of a move, in loops", test_pause_in_loops},
+	    {"pause of a move, stolen", test_pause_stolen},
+	    {"system calls of a move", test_late_system_calls},
 	    {"buckets of pauses", test_pause_buckets},
+	    {"a drain", test_drain},
 	    {"waking", test_wake},
 	    {"100,000 moves between threads", test_threads},
 	    CU_TEST_INFO_NULL,

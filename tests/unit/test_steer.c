@@ -523,6 +523,92 @@ static void test_by_hand(void)
 	dvmq_ports_close();
 }
 
+/* ---- a worker that has no CPU ---- */
+
+static _Atomic bool blocked, is_blocked;
+
+static uint16_t poll_blocked(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	(void)w, (void)queue;
+	while (atomic_load(&blocked)) {
+		atomic_store(&is_blocked, true);
+		sched_yield();
+	}
+	return 0;
+}
+
+static bool await_blocked(void)
+{
+	struct timespec deadline = deadline_from_now();
+
+	while (!atomic_load(&is_blocked) && !is_over(&deadline))
+		sched_yield();
+	return atomic_load(&is_blocked);
+}
+
+static bool await_waiting(const struct dvmq_soft_ring *soft)
+{
+	struct timespec deadline = deadline_from_now();
+
+	while (rte_ring_empty(soft->ring) && !is_over(&deadline))
+		sched_yield();
+	return !rte_ring_empty(soft->ring);
+}
+
+/* Its soft ring stays, and what is put there, until it is back. */
+static void test_software_late(void)
+{
+	static struct dvmq_queue blocker = {.poll = poll_blocked, .wake_fd = -1};
+	struct dvmq_port *web1;
+	struct dvmq_soft *soft;
+
+	add_uplink(1, DVMQ_STEER_SOFTWARE);
+	add_port("web1", 1)->queues = 2;
+	if (!open_ports())
+		return;
+	web1 = dvmq_port_find("web1");
+	blocker.port = web1;
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", 2, &err), 0);
+	CU_ASSERT_TRUE(await_owner("web1/soft0") && await_owner("web1/soft1"));
+	CU_ASSERT_EQUAL(dvmq_set_queue_core("web1/soft0", 1, &err), 0);
+	CU_ASSERT_EQUAL(dvmq_set_queue_core("web1/soft1", 2, &err), 0);
+	CU_ASSERT_EQUAL(dvmq_set_queue_core("up0/rx0", 3, &err), 0);
+	soft = atomic_load(&web1->soft);
+
+	atomic_store(&blocked, true);
+	CU_ASSERT_TRUE(dvmq_queue_hand(&blocker, dvmq_workers[0]));
+	CU_ASSERT_TRUE_FATAL(await_blocked());
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", 0, &err), -ETIMEDOUT);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "not given back"));
+	CU_ASSERT_EQUAL(n_soft(), 1); /* the other one is closed */
+	CU_ASSERT_PTR_NULL(dvmq_queue_find("web1/soft1"));
+	CU_ASSERT_PTR_EQUAL(atomic_load(&web1->soft), soft);
+	feed(0, 1, 0, 100);
+	CU_ASSERT_TRUE(await_waiting(&soft->rings[0]));
+	CU_ASSERT_TRUE(rte_ring_empty(soft->rings[1].ring)); /* shut: delivered inline */
+	soft_ticks(2); /* does not wait for it */
+	CU_ASSERT_EQUAL(dvmq_soft_open(dvmq_port_find("up0"), web1, 1, &err), -ETIMEDOUT);
+	CU_ASSERT_PTR_EQUAL(atomic_load(&web1->soft), soft);
+	CU_ASSERT_FALSE(dvmq_queue_find("web1/soft0")->wanted);
+
+	atomic_store(&blocked, false);
+	CU_ASSERT_EQUAL(dvmq_queue_settle(dvmq_queue_find("web1/soft0")), 0);
+	CU_ASSERT_TRUE(rte_ring_empty(soft->rings[0].ring)); /* its worker has emptied it */
+	soft_ticks(1);
+	CU_ASSERT_EQUAL(n_soft(), 0);
+	CU_ASSERT_PTR_NULL(dvmq_queue_find("web1/soft0"));
+	CU_ASSERT_PTR_NULL(atomic_load(&web1->soft));
+	CU_ASSERT_TRUE(await_sent("web1", 100));
+	check_sum();
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", 1, &err), 0); /* and all is as before */
+	CU_ASSERT_EQUAL(n_soft(), 1);
+	feed(0, 1, 0, 100);
+	CU_ASSERT_TRUE(await_sent("web1", 200));
+	CU_ASSERT_EQUAL(taken_by("web1/soft0"), 100);
+	CU_ASSERT_EQUAL(dvmq_queue_hand_wait(&blocker, NULL), 0);
+	dvmq_ports_close();
+}
+
 /* The rings are filled by the default queues of both, and each counts what it received. */
 static void test_two_uplinks(void)
 {
@@ -891,7 +977,9 @@ int main(void)
 	    {"rule: MAC", test_rule_mac},   {"rule: MAC and VLAN", test_rule_mac_vlan},
 	    {"which backend", test_choice}, {"static", test_static},
 	    {"software", test_software},    {"number of soft queues", test_software_number},
-	    {"by hand", test_by_hand},	    {"two uplinks", test_two_uplinks},
+	    {"by hand", test_by_hand},
+	    {"two uplinks", test_two_uplinks},
+	    {"software, a worker does not answer", test_software_late},
 	    {"VMDq: pools and queues", test_vmdq_layout}, {"VMDq", test_vmdq}, CU_TEST_INFO_NULL,
 	};
 	int ret = EXIT_FAILURE;
