@@ -22,7 +22,7 @@
 #define COST	100 /* cycles per packet */
 #define PERIODS 20  /* slow periods after which a smoothed value stands */
 
-/* In the places of worker.c, queues.c, ports.c and DPDK. */
+/* In the places of worker.c, queues.c, ports.c, balancer.c and DPDK. */
 struct dvmq_worker *dvmq_workers[DVMQ_MAX_WORKERS];
 unsigned dvmq_n_workers;
 struct dvmq_queue *dvmq_queues[DVMQ_MAX_QUEUES];
@@ -38,6 +38,13 @@ static uint64_t now;
 static uint64_t imissed; /* the NIC's counter */
 static int stats_error;
 static unsigned asked; /* how often the NIC was */
+
+const struct dvmq_balance_params *dvmq_balancer_params(void)
+{
+	static const struct dvmq_balance_params params = {.fast_ms = 1};
+
+	return &params;
+}
 
 uint64_t rte_get_tsc_hz(void)
 {
