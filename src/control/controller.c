@@ -144,6 +144,7 @@ static void set_pace(uint64_t now_ms, bool acted, bool pending)
 static void tick(uint64_t now_ms)
 {
 	static uint64_t slow_at, age_at, vmq_at;
+	uint64_t slow_ms = (uint64_t)dvmq_balancer_params()->slow_ms;
 	bool pending, acted;
 
 	dvmq_measure(rte_rdtsc());
@@ -159,12 +160,12 @@ static void tick(uint64_t now_ms)
 		dvmq_fdb_age(now_ms);
 		dvmq_vmq_audit(now_ms);
 	}
-	if (now_ms < slow_at) {
-		acted = dvmq_balancer_run(DVMQ_LOOP_FAST);
-	} else {
-		slow_at = now_ms + (uint64_t)dvmq_balancer_params()->slow_ms;
+	acted = dvmq_balancer_run(DVMQ_LOOP_FAST);
+	/* Next time if there are queues on their way, which a plan leaves out; but not for ever. */
+	if (now_ms >= slow_at && (!acted || now_ms >= slow_at + slow_ms)) {
+		slow_at = now_ms + slow_ms;
 		dvmq_measure_slow();
-		acted = dvmq_balancer_run(DVMQ_LOOP_SLOW);
+		acted |= dvmq_balancer_run(DVMQ_LOOP_SLOW);
 	}
 	set_pace(now_ms, acted, pending);
 }

@@ -19,9 +19,11 @@ static bool hurries(const struct dvmq_pace *p)
 	return p->left > 0 && p->allowance >= 1;
 }
 
+/* All of them or none: one fast look alone proves nothing. */
 void dvmq_pace_hurry(struct dvmq_pace *p)
 {
-	p->left = FAST_LOOKS;
+	if (p->left > 0 || p->allowance >= FAST_LOOKS)
+		p->left = FAST_LOOKS;
 }
 
 void dvmq_pace_looked(struct dvmq_pace *p, uint64_t now_ms, bool news, bool pending)

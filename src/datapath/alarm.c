@@ -27,9 +27,9 @@
 #include <dvmq/alarm.h>
 #include <dvmq/worker.h>
 
-#define WINDOW_US   250
+#define WINDOW_US   200
 #define WINDOWS	    2	  /* full ones in a row that are an alarm */
-#define WINDOWS_MORE 8	  /* that are one more */
+#define WINDOWS_MORE 10	  /* that are one more */
 #define CALM_US	    10000 /* without a full window: the next ones are news again */
 #define FULL_MOST   0.95  /* also where high is 1: between two turns some time goes to the loop itself */
 
