@@ -60,12 +60,12 @@ struct dvmq_worker {
 	uint64_t last_packet;      /* TSC */
 	uint64_t woke_at;          /* TSC at the end of the last sleep */
 	uint64_t patience;         /* TSC cycles without a packet before it sleeps, policy balanced */
-	/* alarm.c; all in TSC cycles. */
-	uint64_t window_begin, window_end;
+	uint64_t window_begin;     /* of alarm.c, TSC */
+	uint64_t window_end;
 	uint64_t window_busy;      /* busy_cycles at its begin */
-	uint64_t full_at;          /* end of the last window that was full */
+	uint64_t full_at;          /* TSC at the end of the last window that was full */
 	unsigned full_windows;     /* in a row, up to now */
-	unsigned full_told;        /* full windows in a row that were told to the controller since it was calm */
+	unsigned alarm_after;      /* so many are an alarm */
 	uint64_t looked_at_work;    /* TSC, and busy_cycles as of then */
 	uint64_t busy_then;
 	bool has_worked;            /* before that */

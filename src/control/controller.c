@@ -194,7 +194,8 @@ static struct timespec time_of(uint64_t cycles)
 {
 	uint64_t hz = rte_get_tsc_hz();
 
-	return (struct timespec){.tv_sec = (time_t)(cycles / hz), .tv_nsec = (long)((double)(cycles % hz) / (double)hz * 1e9)};
+	return (struct timespec){.tv_sec = (time_t)(cycles / hz),
+				 .tv_nsec = (long)((double)(cycles % hz) / (double)hz * 1e9)};
 }
 
 void dvmq_control_run(void)

@@ -82,7 +82,9 @@ static bool measure_queue(struct dvmq_queue *queue, double period)
 	if (taken > 0) {
 		double cost = got / taken;
 
-		l->cycles_per_packet = cost + (l->cycles_per_packet > 0 ? cost_kept * (l->cycles_per_packet - cost) : 0);
+		if (l->cycles_per_packet <= 0)
+			l->cycles_per_packet = cost;
+		l->cycles_per_packet = cost + cost_kept * (l->cycles_per_packet - cost);
 		if (backlog > l->backlog)
 			need += cost * (backlog - l->backlog);
 	}

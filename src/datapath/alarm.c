@@ -20,6 +20,7 @@
  * wanted.  Of many workers at once one makes the system call.
  */
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -27,11 +28,11 @@
 #include <dvmq/alarm.h>
 #include <dvmq/worker.h>
 
-#define WINDOW_US   200
-#define WINDOWS	    2	  /* full ones in a row that are an alarm */
-#define WINDOWS_MORE 10	  /* that are one more */
-#define CALM_US	    10000 /* without a full window: the next ones are news again */
-#define FULL_MOST   0.95  /* also where high is 1: between two turns some time goes to the loop itself */
+#define WINDOW_US    200
+#define WINDOWS	     2	   /* full ones in a row that are an alarm */
+#define WINDOWS_MORE 10	   /* that are one more */
+#define CALM_US	     10000 /* without a full window: the next ones are news again */
+#define FULL_MOST    0.95  /* also where high is 1: between two turns some time goes to the loop itself */
 
 static int fd = -1;
 static double full = FULL_MOST; /* share of a window; constant while there are workers */
@@ -83,7 +84,7 @@ void dvmq_alarm_look(struct dvmq_worker *w)
 	bool is_full = elapsed < 2 * window && busy - w->window_busy >= full * elapsed;
 
 	if (is_full && w->window_begin - w->full_at > CALM_US * w->cycles_per_us)
-		w->full_told = 0;
+		w->alarm_after = WINDOWS;
 	w->window_begin = w->now;
 	w->window_busy = busy;
 	w->window_end = w->now + window;
@@ -93,8 +94,8 @@ void dvmq_alarm_look(struct dvmq_worker *w)
 	}
 	w->full_at = w->now;
 	w->full_windows++;
-	if ((w->full_windows == WINDOWS && w->full_told == 0) || (w->full_windows == WINDOWS_MORE && w->full_told < WINDOWS_MORE)) {
-		w->full_told = w->full_windows;
+	if (w->full_windows == w->alarm_after) {
+		w->alarm_after = w->alarm_after == WINDOWS ? WINDOWS_MORE : UINT_MAX;
 		raise_alarm();
 	}
 }
