@@ -15,6 +15,7 @@
 #include <rte_rcu_qsbr.h>
 #include <rte_version.h>
 
+#include <dvmq/alarm.h>
 #include <dvmq/control.h>
 #include <dvmq/ctl.h>
 #include <dvmq/eal_args.h>
@@ -193,8 +194,10 @@ static void stop_workers(void)
 /* With EAL up: workers, then the controller; and back. */
 static int serve(const struct dvmq_conf *conf, struct dvmq_err *err)
 {
-	int ret = start_workers(err);
+	int ret = dvmq_alarm_open(conf->balance.high, err);
 
+	if (ret == 0)
+		ret = start_workers(err);
 	if (ret == 0)
 		ret = dvmq_control_open(conf, err);
 	if (ret == 0) {
@@ -206,6 +209,7 @@ static int serve(const struct dvmq_conf *conf, struct dvmq_err *err)
 		dvmq_control_close();
 	}
 	stop_workers();
+	dvmq_alarm_close();
 	return ret;
 }
 

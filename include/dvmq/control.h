@@ -17,6 +17,24 @@ void dvmq_control_run(void); /* until dvmq_quit() */
 void dvmq_control_close(void);
 uint64_t dvmq_now_ms(void); /* monotonic */
 
+/* --- pace.c: how soon the controller looks again; pure --- */
+
+struct dvmq_pace { /* all 0 in the beginning */
+	uint64_t looked_ms; /* the last look */
+	double allowance;   /* fast looks that it may make */
+	unsigned left;      /* fast looks that the last news is worth */
+	bool pending;       /* work waits for the next look */
+};
+
+void dvmq_pace_hurry(struct dvmq_pace *pace); /* an alarm came: the next looks are to be fast */
+
+/* After each look.  news: it did something, or an alarm came since the last look; pending: it left work for the next one. */
+void dvmq_pace_looked(struct dvmq_pace *pace, uint64_t now_ms, bool news, bool pending);
+bool dvmq_pace_may_hurry(const struct dvmq_pace *pace); /* an alarm would make the next looks fast, and they are not */
+
+/* Time from the last look to the next one, ms; fast_ms as in [balance], idle: no queue has had packets for a while. */
+double dvmq_pace_ms(const struct dvmq_pace *pace, double fast_ms, bool idle);
+
 /* --- queues.c: the registry --- */
 
 extern struct dvmq_queue *dvmq_queues[DVMQ_MAX_QUEUES]; /* dense */
@@ -69,23 +87,26 @@ struct dvmq_load {
 	uint64_t packets, cycles, full_turns, emptied;
 	uint64_t bytes; /* as of the last look of control/vmq.c */
 	uint32_t backlog;
-	double fast_demand, fast_occupancy; /* over the last fast period; demand smoothed */
+	double fast_demand, fast_occupancy; /* over the last period; demand smoothed */
 	double pps, load, demand, cycles_per_packet, occupancy; /* over the last slow period, all but the last smoothed */
 	/* of the slow period that runs, times its cycles; counted: demand without what pressure lets guess */
 	double sum_demand, sum_counted, sum_load, sum_packets, sum_occupancy;
 	double missed; /* packets of the slow period that the NIC missed and that count as this queue's */
 };
 
-void dvmq_measure(uint64_t now_tsc);    /* each fast period: reads all queue counters; a clock that steps back is no period */
+/*
+ * Reads all queue counters; a period is the time between two calls, however long.  A clock that steps back is no period.
+ */
+void dvmq_measure(uint64_t now_tsc);
 void dvmq_measure_slow(void);           /* each slow period: asks the NICs what they missed, and closes it */
 double dvmq_worker_load(const struct dvmq_worker *worker); /* 0..1, busy in the last slow period */
-bool dvmq_measure_idle(void);           /* no packet in the last periods */
+bool dvmq_measure_idle(void);           /* no packet for a while */
 
 /* --- balancer.c --- */
 
 int dvmq_balancer_open(const struct dvmq_conf *conf, struct dvmq_err *err);
 void dvmq_balancer_close(void);
-void dvmq_balancer_run(enum dvmq_loop loop);
+bool dvmq_balancer_run(enum dvmq_loop loop); /* true if it moved, activated or parked anything */
 bool dvmq_worker_is_active(const struct dvmq_worker *worker); /* may get queues */
 
 bool dvmq_balancer_automatic(void);

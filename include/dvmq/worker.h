@@ -63,6 +63,12 @@ struct dvmq_worker {
 	uint64_t last_packet;      /* TSC */
 	uint64_t woke_at;          /* TSC at the end of the last sleep */
 	uint64_t patience;         /* TSC cycles without a packet before it sleeps, policy balanced */
+	uint64_t window_begin;     /* of alarm.c, TSC */
+	uint64_t window_end;
+	uint64_t window_busy;      /* busy_cycles at its begin */
+	uint64_t full_at;          /* TSC at the end of the last window that was full */
+	unsigned full_windows;     /* in a row, up to now */
+	unsigned alarm_after;      /* so many are an alarm */
 	uint64_t looked_at_work;    /* TSC, and busy_cycles as of then */
 	uint64_t busy_then;
 	bool has_worked;            /* before that */

@@ -19,6 +19,7 @@
 static struct dvmq_balance *balance;
 static struct dvmq_balance_params params;
 static bool automatic;
+static bool nodes_known; /* asking costs a system call */
 static char verdict[DVMQ_BALANCE_REASON];
 
 static struct dvmq_balance_core cores[DVMQ_MAX_WORKERS];   /* by worker index */
@@ -68,6 +69,7 @@ int dvmq_balancer_open(const struct dvmq_conf *conf, struct dvmq_err *err)
 {
 	params = conf->balance;
 	automatic = conf->balance_auto;
+	nodes_known = numa_available() >= 0;
 	balance = dvmq_balance_new(&params);
 	if (balance == NULL)
 		return dvmq_fail(err, errno, "balancer: %s", strerror(errno));
@@ -135,7 +137,7 @@ static void take_snapshot(struct dvmq_snapshot *snapshot, enum dvmq_loop loop)
 		.n_cores = dvmq_n_workers,
 		.queues = queues,
 		.n_queues = n,
-		.distance = numa_available() >= 0 ? distance : NULL,
+		.distance = nodes_known ? distance : NULL,
 	};
 }
 
@@ -173,26 +175,27 @@ static void carry_out(const struct dvmq_plan *plan)
 		dvmq_decide("saturated", planned[plan->saturated[i].index]->name, -1, -1, plan->saturated[i].reason);
 }
 
-void dvmq_balancer_run(enum dvmq_loop loop)
+bool dvmq_balancer_run(enum dvmq_loop loop)
 {
 	struct dvmq_snapshot snapshot;
 	struct dvmq_plan plan;
 	bool record = loop == DVMQ_LOOP_SLOW && dvmq_trace_on();
 
 	if (!automatic && !record)
-		return;
+		return false;
 	take_snapshot(&snapshot, loop);
 	if (record)
 		dvmq_trace_snapshot(&snapshot, planned);
 	if (!automatic)
-		return;
+		return false;
 	if (dvmq_balance_plan(balance, &snapshot, loop, UINT32_MAX, false, &plan) < 0) {
 		dvmq_decide("refuse", "balancer", -1, -1, "out of memory for a plan");
-		return;
+		return false;
 	}
 	carry_out(&plan);
 	if (loop == DVMQ_LOOP_SLOW)
 		memcpy(verdict, plan.reason, sizeof(verdict));
+	return plan.n_moves + plan.n_activate + plan.n_park > 0;
 }
 
 const char *dvmq_balancer_verdict(void)

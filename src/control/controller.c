@@ -13,20 +13,20 @@
 #include <rte_ethdev.h>
 #include <rte_ring_elem.h>
 
+#include <dvmq/alarm.h>
 #include <dvmq/control.h>
 #include <dvmq/ctl.h>
 #include <dvmq/fdb.h>
 #include <dvmq/log.h>
 #include <dvmq/steer.h>
 
-#define IDLE_MS        20   /* period while there is no traffic at all */
 #define AGE_EVERY_MS   DVMQ_AUDIT_MS /* the FDB is looked through for old entries, and rules are audited */
 #define VMQ_EVERY_MS   20   /* who shall have NIC queues is decided: a load is acted on when it was seen twice */
-#define LEARN_PER_TICK 256  /* events taken from one worker at a time: a flood of new MACs must not keep us */
 
 static struct dvmq_conf running;
 static struct dvmq_port_conf running_ports[DVMQ_MAX_PORTS];
 static int epoll_fd = -1;
+static struct dvmq_pace pace;
 static volatile sig_atomic_t quit;
 
 uint64_t dvmq_now_ms(void)
@@ -61,9 +61,9 @@ int dvmq_set_policy(const char *core, enum dvmq_policy policy, struct dvmq_err *
 	return 0;
 }
 
-static int watch(int fd, struct dvmq_err *err)
+static int watch(int fd, uint32_t events, struct dvmq_err *err)
 {
-	struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+	struct epoll_event event = {.events = events, .data.fd = fd};
 
 	if (fd >= 0 && epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0)
 		return 0;
@@ -77,11 +77,13 @@ int dvmq_control_open(const struct dvmq_conf *conf, struct dvmq_err *err)
 	running = *conf;
 	dvmq_set_policy("all", conf->policy, err);
 	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	ret = watch(dvmq_vhost_event_fd(), err);
+	ret = watch(dvmq_vhost_event_fd(), EPOLLIN, err);
 	if (ret == 0)
-		ret = watch(dvmq_ctl_fd(), err);
+		ret = watch(dvmq_ctl_fd(), EPOLLIN, err);
 	if (ret == 0)
-		ret = watch(dvmq_telemetry_fd(), err);
+		ret = watch(dvmq_telemetry_fd(), EPOLLIN, err);
+	if (ret == 0)
+		ret = watch(dvmq_alarm_fd(), EPOLLIN | EPOLLET, err);
 	if (ret == 0)
 		ret = dvmq_fdb_open(err);
 	if (ret == 0)
@@ -106,11 +108,11 @@ void dvmq_control_close(void)
 
 static void learn(uint64_t now_ms)
 {
-	struct dvmq_learn events[LEARN_PER_TICK];
+	struct dvmq_learn events[DVMQ_EVENTS];
 
 	for (unsigned i = 0; i < dvmq_n_workers; i++) {
 		unsigned n = rte_ring_sc_dequeue_burst_elem(dvmq_workers[i]->learn, events, sizeof(events[0]),
-							    LEARN_PER_TICK, NULL);
+							    DVMQ_EVENTS, NULL);
 
 		for (unsigned k = 0; k < n; k++) {
 			struct dvmq_port *port = dvmq_ports[events[k].port_index];
@@ -121,15 +123,34 @@ static void learn(uint64_t now_ms)
 	}
 }
 
+/*
+ * How soon we look again.  An alarm that came during this look is news: what it is about may have been measured before.
+ * None is wanted while we look often anyway, nor where no move could answer it.
+ */
+static void set_pace(uint64_t now_ms, bool acted, bool pending)
+{
+	static uint32_t alarms_seen;
+	bool moves = dvmq_balancer_automatic() && dvmq_n_workers > 1, want;
+	uint32_t alarms = dvmq_alarm_count();
+
+	dvmq_pace_looked(&pace, now_ms, acted || (moves && alarms != alarms_seen), pending);
+	alarms_seen = alarms;
+	want = moves && dvmq_pace_may_hurry(&pace);
+	if (!dvmq_alarm_want(want, alarms) && want)
+		dvmq_pace_hurry(&pace);
+}
+
 /* What is due by the clock. */
 static void tick(uint64_t now_ms)
 {
 	static uint64_t slow_at, age_at, vmq_at;
+	uint64_t slow_ms = (uint64_t)dvmq_balancer_params()->slow_ms;
+	bool pending, acted;
 
 	dvmq_measure(rte_rdtsc());
 	learn(now_ms);
 	dvmq_devices_tick(now_ms);
-	dvmq_vmq_step(now_ms);
+	pending = dvmq_vmq_step(now_ms);
 	if (now_ms >= vmq_at) {
 		vmq_at = now_ms + VMQ_EVERY_MS;
 		dvmq_vmq_tick(now_ms);
@@ -139,27 +160,21 @@ static void tick(uint64_t now_ms)
 		dvmq_fdb_age(now_ms);
 		dvmq_vmq_audit(now_ms);
 	}
-	if (now_ms < slow_at) {
-		dvmq_balancer_run(DVMQ_LOOP_FAST);
-		return;
+	acted = dvmq_balancer_run(DVMQ_LOOP_FAST);
+	/* Next time if there are queues on their way, which a plan leaves out; but not for ever. */
+	if (now_ms >= slow_at && (!acted || now_ms >= slow_at + slow_ms)) {
+		slow_at = now_ms + slow_ms;
+		dvmq_measure_slow();
+		acted |= dvmq_balancer_run(DVMQ_LOOP_SLOW);
 	}
-	slow_at = now_ms + (uint64_t)dvmq_balancer_params()->slow_ms;
-	dvmq_measure_slow();
-	dvmq_balancer_run(DVMQ_LOOP_SLOW);
-}
-
-static struct timespec period(void)
-{
-	uint64_t ns = (uint64_t)(dvmq_balancer_params()->fast_ms * 1e6);
-
-	if (dvmq_measure_idle() && ns < IDLE_MS * 1000000)
-		ns = IDLE_MS * 1000000;
-	return (struct timespec){.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+	set_pace(now_ms, acted, pending);
 }
 
 static void serve(int fd)
 {
-	if (fd == dvmq_vhost_event_fd())
+	if (fd == dvmq_alarm_fd())
+		dvmq_pace_hurry(&pace);
+	else if (fd == dvmq_vhost_event_fd())
 		dvmq_ports_reconcile();
 	else if (fd == dvmq_telemetry_fd())
 		dvmq_telemetry_serve();
@@ -167,24 +182,45 @@ static void serve(int fd)
 		dvmq_ctl_serve();
 }
 
+/* TSC cycles from one look to the next. */
+static uint64_t period(void)
+{
+	double ms = dvmq_pace_ms(&pace, dvmq_balancer_params()->fast_ms, dvmq_measure_idle());
+
+	return (uint64_t)(ms / 1000 * (double)rte_get_tsc_hz());
+}
+
+static struct timespec time_of(uint64_t cycles)
+{
+	uint64_t hz = rte_get_tsc_hz();
+
+	return (struct timespec){.tv_sec = (time_t)(cycles / hz),
+				 .tv_nsec = (long)((double)(cycles % hz) / (double)hz * 1e9)};
+}
+
 void dvmq_control_run(void)
 {
-	uint64_t next = 0;
+	uint64_t looked = 0, passed;
 
 	prctl(PR_SET_TIMERSLACK, 1);
 	while (!quit) {
 		struct epoll_event events[8];
-		struct timespec wait = period();
-		int n = epoll_pwait2(epoll_fd, events, 8, &wait, NULL);
-		uint64_t now = rte_rdtsc();
+		struct timespec wait;
+		int n;
 
+		passed = rte_rdtsc() - looked;
+		wait = time_of(passed < period() ? period() - passed : 0);
+		n = epoll_pwait2(epoll_fd, events, 8, &wait, NULL);
 		for (int i = 0; i < n; i++)
 			serve(events[i].data.fd);
-		/* Commands must neither hurry nor hold up the clock. */
-		if (n != 0 && now < next) /* also a signal: tap raises one per packet */
+		/*
+		 * An alarm makes the period a short one.  Commands, and signals, of which tap raises one per packet,
+		 * must neither hurry nor hold up the clock.
+		 */
+		if (rte_rdtsc() - looked < period())
 			continue;
-		next = now + (uint64_t)(rte_get_tsc_hz() * 1e-9 * (double)wait.tv_nsec);
 		tick(dvmq_now_ms());
+		looked = rte_rdtsc();
 	}
 }
 

@@ -20,11 +20,12 @@
 
 #include <dvmq/control.h>
 
-#define SMOOTH_FAST  0.5  /* weight of the newest fast period */
 #define SMOOTH_SLOW  0.5
+#define COST_KEPT    0.9  /* weight of the cost of a packet as it was fast_ms ago */
+#define QUIET_MS     50   /* without a packet: idle */
 #define PRESSED      0.5  /* occupancy from which a queue is pressed */
 #define PRESSED_MORE 0.5  /* demand of a pressed queue on a busy worker: up to half more than it got */
-#define BUSY         0.85 /* share of a fast period that a worker must have been busy for pressure to count */
+#define BUSY         0.85 /* share of a period that a worker must have been busy for pressure to count */
 
 struct busy {
 	uint64_t cycles;      /* as of the last sample */
@@ -33,7 +34,11 @@ struct busy {
 
 static struct busy busy[DVMQ_MAX_WORKERS];
 static uint64_t last_tsc, slow_cycles;
-static unsigned quiet_periods;
+static double last_period; /* TSC cycles */
+static double quiet_cycles; /* without a packet, up to now */
+
+/* Of what was measured before; set for each period. */
+static double fast_kept, cost_kept;
 
 static uint64_t get(_Atomic uint64_t *counter)
 {
@@ -77,14 +82,16 @@ static bool measure_queue(struct dvmq_queue *queue, double period)
 	if (taken > 0) {
 		double cost = got / taken;
 
-		l->cycles_per_packet = l->cycles_per_packet > 0 ? 0.9 * l->cycles_per_packet + 0.1 * cost : cost;
+		if (l->cycles_per_packet <= 0)
+			l->cycles_per_packet = cost;
+		l->cycles_per_packet = cost + cost_kept * (l->cycles_per_packet - cost);
 		if (backlog > l->backlog)
 			need += cost * (backlog - l->backlog);
 	}
 	l->sum_counted += need;
 	if (owner != NULL && busy[owner->index].fast > BUSY && l->fast_occupancy > PRESSED)
 		need *= 1 + PRESSED_MORE * l->fast_occupancy;
-	l->fast_demand += SMOOTH_FAST * (need / period - l->fast_demand);
+	l->fast_demand = need / period + fast_kept * (l->fast_demand - need / period);
 	l->sum_demand += need;
 	l->sum_load += got;
 	l->sum_packets += taken;
@@ -97,6 +104,20 @@ static bool measure_queue(struct dvmq_queue *queue, double period)
 	return taken > 0;
 }
 
+/*
+ * Weights for periods of any length.  What was measured counts half for each fast_ms between the middle of its period
+ * and the middle of the new one: periods of fast_ms count alike, while the mean of a long one, in which a load may have
+ * come, says next to nothing of the millisecond after it.
+ */
+static void set_weights(double period)
+{
+	double fast = dvmq_balancer_params()->fast_ms / 1000 * rte_get_tsc_hz();
+
+	fast_kept = exp2(-(last_period + period) / 2 / fast);
+	cost_kept = pow(COST_KEPT, period / fast);
+	last_period = period;
+}
+
 void dvmq_measure(uint64_t now_tsc)
 {
 	double period = now_tsc > last_tsc ? now_tsc - last_tsc : 0;
@@ -106,11 +127,12 @@ void dvmq_measure(uint64_t now_tsc)
 	if (period <= 0)
 		return;
 	slow_cycles += (uint64_t)period;
+	set_weights(period);
 	measure_workers(period);
 	for (unsigned i = 0; i < dvmq_n_queues; i++)
 		if (measure_queue(dvmq_queues[i], period))
 			quiet = false;
-	quiet_periods = quiet ? quiet_periods + 1 : 0;
+	quiet_cycles = quiet ? quiet_cycles + period : 0;
 }
 
 /* Since it was last asked. */
@@ -197,5 +219,5 @@ double dvmq_worker_load(const struct dvmq_worker *worker)
 
 bool dvmq_measure_idle(void)
 {
-	return quiet_periods > 50;
+	return quiet_cycles > QUIET_MS / 1000.0 * rte_get_tsc_hz();
 }

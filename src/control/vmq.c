@@ -413,18 +413,25 @@ static void make_change(struct dvmq_port *uplink, const struct dvmq_share_change
 		dvmq_decide("refuse", port->conf.name, -1, -1, b->reason);
 }
 
-/* One at a time: each waits for workers. */
-void dvmq_vmq_step(uint64_t now_ms)
+/* An uplink whose changes are not all made; NULL: none. */
+static struct dvmq_port *unfinished(void)
 {
-	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
-		struct dvmq_port *uplink = dvmq_ports[i];
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (is_steering(dvmq_ports[i]) && dvmq_ports[i]->steer->n_todo > 0)
+			return dvmq_ports[i];
+	return NULL;
+}
 
-		if (!is_steering(uplink) || uplink->steer->n_todo == 0)
-			continue;
-		uplink->steer->n_todo--;
-		make_change(uplink, uplink->steer->todo++, now_ms);
-		return;
-	}
+/* One at a time: each waits for workers. */
+bool dvmq_vmq_step(uint64_t now_ms)
+{
+	struct dvmq_port *uplink = unfinished();
+
+	if (uplink == NULL)
+		return false;
+	uplink->steer->n_todo--;
+	make_change(uplink, uplink->steer->todo++, now_ms);
+	return unfinished() != NULL;
 }
 
 /* ---- audit ---- */

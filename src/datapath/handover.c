@@ -22,6 +22,7 @@
 
 #include <rte_cycles.h>
 
+#include <dvmq/alarm.h>
 #include <dvmq/worker.h>
 
 #define DRAIN_UNKNOWN 4096 /* packets that a ring of unknown size is taken to hold */
@@ -140,6 +141,8 @@ static unsigned turn(struct dvmq_worker *w, struct dvmq_queue *queue)
 	if (took >= DVMQ_BURST)
 		dvmq_count(&c->full_turns, 1);
 	dvmq_count(&w->busy_cycles, spent);
+	if (now >= w->window_end)
+		dvmq_alarm_look(w);
 	return took;
 }
 

@@ -17,6 +17,7 @@
 
 #include <rte_cycles.h>
 
+#include <dvmq/alarm.h>
 #include <dvmq/worker.h>
 
 #include "unit.h"
@@ -68,6 +69,12 @@ void dvmq_fd_forget(struct dvmq_worker *worker, int fd)
 		return;
 	forgotten = fd;
 	had_left = b != NULL && atomic_load(&b->inbox) != NULL;
+}
+
+/* In the place of alarm.c. */
+void dvmq_alarm_look(struct dvmq_worker *worker)
+{
+	worker->window_end = UINT64_MAX;
 }
 
 static uint16_t poll_fake(struct dvmq_worker *worker, struct dvmq_queue *queue)

@@ -22,7 +22,7 @@
 #define COST	100 /* cycles per packet */
 #define PERIODS 20  /* slow periods after which a smoothed value stands */
 
-/* In the places of worker.c, queues.c, ports.c and DPDK. */
+/* In the places of worker.c, queues.c, ports.c, balancer.c and DPDK. */
 struct dvmq_worker *dvmq_workers[DVMQ_MAX_WORKERS];
 unsigned dvmq_n_workers;
 struct dvmq_queue *dvmq_queues[DVMQ_MAX_QUEUES];
@@ -38,6 +38,13 @@ static uint64_t now;
 static uint64_t imissed; /* the NIC's counter */
 static int stats_error;
 static unsigned asked; /* how often the NIC was */
+
+const struct dvmq_balance_params *dvmq_balancer_params(void)
+{
+	static const struct dvmq_balance_params params = {.fast_ms = 1};
+
+	return &params;
+}
 
 uint64_t rte_get_tsc_hz(void)
 {
@@ -146,6 +153,64 @@ static void test_backlog_grows(void)
 	}
 	CU_ASSERT(loads[0].fast_demand > 0.109 && loads[0].fast_demand < 0.111);
 	CU_ASSERT(loads[0].fast_occupancy > 0.97);
+}
+
+/* One period of so many fast ones, the queue at 0..1 of a core. */
+static void period(unsigned fast, double share)
+{
+	work(0, (unsigned)(share * fast * FAST / COST), 0);
+	now += fast * FAST;
+	dvmq_measure(now);
+}
+
+/* However long the periods are: what is long ago counts as little, and a fast period half. */
+static void test_periods(void)
+{
+	begin(0);
+	for (unsigned f = 0; f < 20; f++)
+		period(1, 0.4);
+	CU_ASSERT(about(loads[0].fast_demand, 0.4));
+	period(1, 0.8);
+	CU_ASSERT(about(loads[0].fast_demand, 0.6));
+	period(1, 0.8);
+	CU_ASSERT(about(loads[0].fast_demand, 0.7));
+	period(10, 0.2);
+	CU_ASSERT(loads[0].fast_demand > 0.2 && loads[0].fast_demand < 0.22);
+	/* A load that comes after a long period is seen whole after a fast one. */
+	period(10, 0.1);
+	period(1, 1);
+	CU_ASSERT(loads[0].fast_demand > 0.97 && loads[0].fast_demand <= 1);
+	period(1, 1);
+	period(1, 0.5);
+	CU_ASSERT(loads[0].fast_demand > 0.74 && loads[0].fast_demand < 0.76);
+	/* So does the cost of a packet: as much in one long period as in as many fast ones. */
+	for (unsigned long_ones = 0; long_ones < 2; long_ones++) {
+		begin(0);
+		period(1, 0.1);
+		for (unsigned f = 0; f < (long_ones ? 1 : 20); f++) {
+			dvmq_count(&queues[0].counters.cycles, (long_ones ? 20 : 1) * FAST / 10); /* and 100 packets: twice as dear */
+			period(long_ones ? 20 : 1, 0.1);
+		}
+		CU_ASSERT(about(loads[0].cycles_per_packet, COST * (2 - pow(0.9, 20))));
+	}
+}
+
+/* Idle is who had no packet for a while, whether that was one period or many. */
+static void test_idle(void)
+{
+	begin(0);
+	for (unsigned f = 0; f < 40; f++)
+		period(1, 0);
+	period(1, 0.1);
+	CU_ASSERT_FALSE(dvmq_measure_idle());
+	for (unsigned f = 0; f < 4; f++)
+		period(10, 0);
+	CU_ASSERT_FALSE(dvmq_measure_idle());
+	period(10, 0);
+	period(10, 0);
+	CU_ASSERT(dvmq_measure_idle());
+	period(1, 0.1);
+	CU_ASSERT_FALSE(dvmq_measure_idle());
 }
 
 /* A full core, and the NIC throws away as much again: it needs two. */
@@ -263,6 +328,8 @@ int main(void)
 	CU_TestInfo tests[] = {
 	    {"packets taken", test_taken},
 	    {"backlog that grows", test_backlog_grows},
+	    {"periods of any length", test_periods},
+	    {"idle", test_idle},
 	    {"packets missed", test_missed},
 	    {"packets missed, shared by queues", test_missed_is_shared},
 	    {"counter of a NIC", test_missed_counter},

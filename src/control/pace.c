@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * How soon the controller looks again.  Being woken costs a multiple of what it
+ * then does, so it looks often only while that may be of use: after an alarm of a
+ * worker and after what it did itself, for a few looks.  What it cannot mend it
+ * leaves to the slow looks, and an allowance bounds the fast ones whatever the
+ * workers do.
+ */
+#include <dvmq/control.h>
+
+#define SLOW_MS	     10
+#define IDLE_MS	     20	 /* while there is no traffic at all */
+#define FAST_LOOKS   4	 /* two measure what there is now, two more what became of it */
+#define PER_SECOND   40	 /* fast looks, in the long run */
+#define ALLOWED_MOST 100 /* that may be saved up: a load that grows on many workers takes some dozens */
+
+static bool hurries(const struct dvmq_pace *p)
+{
+	return p->left > 0 && p->allowance >= 1;
+}
+
+/* All of them or none: one fast look alone proves nothing. */
+void dvmq_pace_hurry(struct dvmq_pace *p)
+{
+	if (p->left > 0 || p->allowance >= FAST_LOOKS)
+		p->left = FAST_LOOKS;
+}
+
+void dvmq_pace_looked(struct dvmq_pace *p, uint64_t now_ms, bool news, bool pending)
+{
+	bool fast = hurries(p);
+
+	p->allowance += (double)(now_ms - p->looked_ms) * PER_SECOND / 1000;
+	if (p->allowance > ALLOWED_MOST)
+		p->allowance = ALLOWED_MOST;
+	if (fast)
+		p->allowance--;
+	if (p->left > 0)
+		p->left--;
+	if (news)
+		dvmq_pace_hurry(p);
+	p->pending = pending;
+	p->looked_ms = now_ms;
+}
+
+bool dvmq_pace_may_hurry(const struct dvmq_pace *p)
+{
+	return p->left == 0 && p->allowance >= FAST_LOOKS;
+}
+
+double dvmq_pace_ms(const struct dvmq_pace *p, double fast_ms, bool idle)
+{
+	double slow_ms = idle ? IDLE_MS : SLOW_MS;
+
+	return p->pending || hurries(p) || fast_ms > slow_ms ? fast_ms : slow_ms;
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * A worker that becomes full tells the controller, which looks rarely by itself.
+ *
+ * Time is cut into windows.  A worker is full in one of which turns with packets
+ * took more than `high`.  One such window is a burst, some in a row are an alarm,
+ * and if it stays full, one more follows: the first may have come from a burst,
+ * and overload that is heavier than a standing one has no other sign.  After that
+ * there is none until no window has been full for a while.
+ *
+ * A window that is too long is not full: the worker slept, or something else had
+ * its CPU, and that looks like work for as long as a turn takes.
+ *
+ *   worker                              controller
+ *   raised++                            wanted = true
+ *   takes wanted; if it was true:       raised as it was?  sleeps
+ *   writes to the descriptor
+ *
+ * All seq_cst: either the controller sees the alarm, or the worker sees that it is
+ * wanted.  Of many workers at once one makes the system call.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <dvmq/alarm.h>
+#include <dvmq/worker.h>
+
+#define WINDOW_US    200
+#define WINDOWS	     2	   /* full ones in a row that are an alarm */
+#define WINDOWS_MORE 10	   /* that are one more */
+#define CALM_US	     10000 /* without a full window: the next ones are news again */
+#define FULL_MOST    0.95  /* also where high is 1: between two turns some time goes to the loop itself */
+
+static int fd = -1;
+static double full = FULL_MOST; /* share of a window; constant while there are workers */
+
+static _Atomic uint32_t raised; /* alarms since the start.  Writers: workers */
+static _Atomic bool wanted;	/* set and cleared by the controller, cleared by the worker that writes to fd */
+
+int dvmq_alarm_open(double high, struct dvmq_err *err)
+{
+	full = high < FULL_MOST ? high : FULL_MOST;
+	fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	return fd < 0 ? dvmq_fail(err, errno, "eventfd: %s", strerror(errno)) : 0;
+}
+
+void dvmq_alarm_close(void)
+{
+	if (fd >= 0)
+		close(fd);
+	fd = -1;
+}
+
+int dvmq_alarm_fd(void)
+{
+	return fd;
+}
+
+uint32_t dvmq_alarm_count(void)
+{
+	return atomic_load(&raised);
+}
+
+bool dvmq_alarm_want(bool on, uint32_t seen)
+{
+	atomic_store(&wanted, on);
+	return atomic_load(&raised) == seen;
+}
+
+static void raise_alarm(void)
+{
+	atomic_fetch_add(&raised, 1);
+	if (atomic_load(&wanted) && atomic_exchange(&wanted, false))
+		eventfd_write(fd, 1); /* its counter cannot be full, so it cannot fail */
+}
+
+void dvmq_alarm_look(struct dvmq_worker *w)
+{
+	uint64_t window = WINDOW_US * w->cycles_per_us, elapsed = w->now - w->window_begin;
+	uint64_t busy = atomic_load_explicit(&w->busy_cycles, memory_order_relaxed);
+	bool is_full = elapsed < 2 * window && busy - w->window_busy >= full * elapsed;
+
+	if (is_full && w->window_begin - w->full_at > CALM_US * w->cycles_per_us)
+		w->alarm_after = WINDOWS;
+	w->window_begin = w->now;
+	w->window_busy = busy;
+	w->window_end = w->now + window;
+	if (!is_full) {
+		w->full_windows = 0;
+		return;
+	}
+	w->full_at = w->now;
+	w->full_windows++;
+	if (w->full_windows == w->alarm_after) {
+		w->alarm_after = w->alarm_after == WINDOWS ? WINDOWS_MORE : UINT_MAX;
+		raise_alarm();
+	}
+}
