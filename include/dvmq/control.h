@@ -28,7 +28,7 @@ struct dvmq_pace { /* all 0 in the beginning */
 
 void dvmq_pace_hurry(struct dvmq_pace *pace); /* an alarm came: the next looks are to be fast */
 
-/* After each look.  news: it did something, or an alarm came since the last look; pending: it left work for the next one. */
+/* After each look.  news: it did something, or an alarm came since the last one; pending: it left work for the next one. */
 void dvmq_pace_looked(struct dvmq_pace *pace, uint64_t now_ms, bool news, bool pending);
 bool dvmq_pace_may_hurry(const struct dvmq_pace *pace); /* an alarm would make the next looks fast, and they are not */
 
@@ -94,9 +94,7 @@ struct dvmq_load {
 	double missed; /* packets of the slow period that the NIC missed and that count as this queue's */
 };
 
-/*
- * Reads all queue counters; a period is the time between two calls, however long.  A clock that steps back is no period.
- */
+/* Reads all queue counters.  A period is the time between two calls, however long; a clock that steps back makes none. */
 void dvmq_measure(uint64_t now_tsc);
 void dvmq_measure_slow(void);           /* each slow period: asks the NICs what they missed, and closes it */
 double dvmq_worker_load(const struct dvmq_worker *worker); /* 0..1, busy in the last slow period */

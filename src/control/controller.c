@@ -106,19 +106,21 @@ void dvmq_control_close(void)
 	epoll_fd = -1;
 }
 
-static void learn(uint64_t now_ms)
+/* What one worker saw since the last time; no more than its ring holds, or a flood of new MACs would keep us. */
+static void learn_from(struct dvmq_worker *w, uint64_t now_ms)
 {
-	struct dvmq_learn events[DVMQ_EVENTS];
+	struct dvmq_learn events[256];
+	unsigned n;
 
-	for (unsigned i = 0; i < dvmq_n_workers; i++) {
-		unsigned n = rte_ring_sc_dequeue_burst_elem(dvmq_workers[i]->learn, events, sizeof(events[0]),
-							    DVMQ_EVENTS, NULL);
-
-		for (unsigned k = 0; k < n; k++) {
-			struct dvmq_port *port = dvmq_ports[events[k].port_index];
+	for (unsigned taken = 0; taken < DVMQ_EVENTS; taken += n) {
+		n = rte_ring_sc_dequeue_burst_elem(w->learn, events, sizeof(events[0]), RTE_DIM(events), NULL);
+		if (n == 0)
+			return;
+		for (unsigned i = 0; i < n; i++) {
+			struct dvmq_port *port = dvmq_ports[events[i].port_index];
 
 			if (port != NULL && !port->leaving)
-				dvmq_fdb_learn(events[k].key, port, now_ms);
+				dvmq_fdb_learn(events[i].key, port, now_ms);
 		}
 	}
 }
@@ -148,7 +150,8 @@ static void tick(uint64_t now_ms)
 	bool pending, acted;
 
 	dvmq_measure(rte_rdtsc());
-	learn(now_ms);
+	for (unsigned i = 0; i < dvmq_n_workers; i++)
+		learn_from(dvmq_workers[i], now_ms);
 	dvmq_devices_tick(now_ms);
 	pending = dvmq_vmq_step(now_ms);
 	if (now_ms >= vmq_at) {

@@ -14,11 +14,6 @@
 #define PER_SECOND   40	 /* fast looks, in the long run */
 #define ALLOWED_MOST 100 /* that may be saved up: a load that grows on many workers takes some dozens */
 
-static bool hurries(const struct dvmq_pace *p)
-{
-	return p->left > 0 && p->allowance >= 1;
-}
-
 /* All of them or none: one fast look alone proves nothing. */
 void dvmq_pace_hurry(struct dvmq_pace *p)
 {
@@ -28,15 +23,15 @@ void dvmq_pace_hurry(struct dvmq_pace *p)
 
 void dvmq_pace_looked(struct dvmq_pace *p, uint64_t now_ms, bool news, bool pending)
 {
-	bool fast = hurries(p);
-
 	p->allowance += (double)(now_ms - p->looked_ms) * PER_SECOND / 1000;
 	if (p->allowance > ALLOWED_MOST)
 		p->allowance = ALLOWED_MOST;
-	if (fast)
-		p->allowance--;
-	if (p->left > 0)
+	if (p->left > 0) {
 		p->left--;
+		p->allowance--;
+	}
+	if (p->allowance < 1)
+		p->left = 0;
 	if (news)
 		dvmq_pace_hurry(p);
 	p->pending = pending;
@@ -52,5 +47,5 @@ double dvmq_pace_ms(const struct dvmq_pace *p, double fast_ms, bool idle)
 {
 	double slow_ms = idle ? IDLE_MS : SLOW_MS;
 
-	return p->pending || hurries(p) || fast_ms > slow_ms ? fast_ms : slow_ms;
+	return p->pending || p->left > 0 || fast_ms > slow_ms ? fast_ms : slow_ms;
 }

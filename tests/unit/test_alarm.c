@@ -119,6 +119,7 @@ static void test_no_window(void)
 	for (unsigned i = 0; i < 100; i++) {
 		work(1, 50);
 		turn(&w, 900 * US, 0);
+		turn(&w, 900 * US, 0);
 		work(20, 50);
 	}
 	CU_ASSERT_EQUAL(alarms(), 0);

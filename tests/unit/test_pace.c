@@ -84,7 +84,7 @@ static void test_pending(void)
 /* Workers that flap: it looks often for a while, then as rarely as ever, and an alarm need not wake it. */
 static void test_storm(void)
 {
-	unsigned n;
+	unsigned n, fast = 0;
 
 	begin();
 	dvmq_pace_hurry(&pace);
@@ -102,6 +102,15 @@ static void test_storm(void)
 		look(true, false);
 	}
 	CU_ASSERT(n <= 15);
+	/* One fast look alone would prove nothing. */
+	for (n = 0; n < 1000; n++) {
+		if (look(true, false) == FAST) {
+			fast++;
+		} else {
+			CU_ASSERT(fast == 0 || fast >= 3);
+			fast = 0;
+		}
+	}
 	/* And is quick again some time after that. */
 	for (n = 0; n < 1000; n++)
 		look(false, false);

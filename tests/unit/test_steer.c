@@ -394,13 +394,13 @@ static unsigned n_soft(void)
 	return dvmq_port_find("web1")->n_soft;
 }
 
+static uint64_t soft_now = 2000000; /* ms */
+
 /* A tick a second, which is as often as a port may change. */
 static void soft_ticks(unsigned n)
 {
-	static uint64_t now = 2000000;
-
 	while (n-- > 0)
-		dvmq_soft_tick(now += 1000);
+		dvmq_soft_tick(soft_now += 1000);
 }
 
 static void test_software_number(void)
@@ -440,6 +440,10 @@ static void test_software_number(void)
 	dvmq_port_find("web1")->conf.max = 3;
 	soft_ticks(1);
 	CU_ASSERT_EQUAL(n_soft(), 3);
+	dvmq_port_find("web1")->conf.max = 2;
+	dvmq_soft_tick(soft_now + 900);
+	CU_ASSERT_EQUAL(n_soft(), 3); /* it has just changed */
+	dvmq_port_find("web1")->conf.max = 3;
 	set_soft_demand(1.2, 1.2);
 	soft_ticks(10);
 	CU_ASSERT_EQUAL(n_soft(), 3); /* max */
@@ -561,6 +565,7 @@ static void test_software_late(void)
 	static struct dvmq_queue blocker = {.poll = poll_blocked, .wake_fd = -1};
 	struct dvmq_port *web1;
 	struct dvmq_soft *soft;
+	uint64_t refused;
 
 	add_uplink(1, DVMQ_STEER_SOFTWARE);
 	add_port("web1", 1)->queues = 2;
@@ -586,7 +591,9 @@ static void test_software_late(void)
 	feed(0, 1, 0, 100);
 	CU_ASSERT_TRUE(await_waiting(&soft->rings[0]));
 	CU_ASSERT_TRUE(rte_ring_empty(soft->rings[1].ring)); /* shut: delivered inline */
-	soft_ticks(2); /* does not wait for it */
+	refused = dvmq_decision_count("refuse");
+	soft_ticks(2); /* nothing else is tried, and nobody waits for it */
+	CU_ASSERT_EQUAL(dvmq_decision_count("refuse"), refused);
 	CU_ASSERT_EQUAL(dvmq_soft_open(dvmq_port_find("up0"), web1, 1, &err), -ETIMEDOUT);
 	CU_ASSERT_PTR_EQUAL(atomic_load(&web1->soft), soft);
 	CU_ASSERT_FALSE(dvmq_queue_find("web1/soft0")->wanted);
