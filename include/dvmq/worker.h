@@ -38,10 +38,10 @@ struct dvmq_trickle { /* see trickle.c */
 	uint64_t begin, cpu, busy; /* of the window: TSC; cycles that the thread ran, and busy_cycles as of then */
 	struct dvmq_pace all;      /* of all queues */
 	uint64_t hold, hold_until; /* TSC cycles without naps, and their end */
-	uint64_t began, napped;    /* when naps began, and for how long they went on the last time */
+	uint64_t began;            /* TSC at the first nap */
 	uint32_t room;             /* packets that may come in a nap */
 	uint64_t nap;              /* length of the next one, TSC cycles */
-	int64_t cost, share;       /* smoothed: cycles that a nap costs; busy part of the time in 1/1024 */
+	int64_t cost, share;       /* smoothed: cycles that a nap costs; busy part of the time in 1/65536 */
 	struct dvmq_trickle_nap last;
 };
 

@@ -21,22 +21,29 @@
  */
 #include <dvmq/worker.h>
 
-#define WINDOW_US   4000 /* over which packets are counted: 32 at least in a trickle, so that a quarter less shows */
-#define NAP_MAX_US  1000 /* a ring of 1024 lasts for that at 1 Mpps */
-#define NAP_PACKETS 8	 /* in the longest nap: for fewer it saves little, and one nap does not tell who waits */
-#define FRUGAL_PACKETS 2
-#define BUSY_SHARE  8  /* a worker that is busy for more than that part of the time polls */
-#define COST_SHARE  32 /* the part of a core that naps may cost, */
-#define COST_BUSY   2  /* or that many times what the packets take */
-#define ROOM_SHARE  4  /* the part of the smallest ring that may fill in a nap */
-#define ROOM	    512 /* a ring of unknown size: what DPDK makes where a driver does not care */
-#define SMOOTH	    8
-#define HOLD_MIN_US 16000  /* no new try while somebody waits: a try costs him a nap or few.  At first it may be that */
-#define HOLD_MAX_US 256000 /* a sender happened to pause, so twice as long if naps failed soon again */
-#define AGAIN_US    1000000 /* who came in the midst of naps was never seen without them */
-#define SLACK	    4	    /* packets that may be missing by chance */
-#define FEWER_NAPS  3	    /* begin and end of a pause of the sender make two */
-#define UNKNOWN	    UINT32_MAX
+#define WINDOW_US	   4000 /* over which packets are counted */
+#define NAP_MIN_US	   10
+#define NAP_MAX_US	   1500 /* a ring of 1024 lasts for that at 0.7 Mpps */
+#define NAP_PACKETS	   8	/* in the longest nap: for fewer it saves little, and tells little about who waits */
+#define NAP_PACKETS_FRUGAL 2
+#define BUSY_SHARE	   8   /* a worker that is busy for more than that part of the time polls */
+#define COST_SHARE	   48  /* naps may cost that part of a core, or as much as the packets do */
+#define ROOM_SHARE	   4   /* the part of the smallest ring that may fill in a nap */
+#define ROOM		   512 /* a ring of unknown size: what DPDK takes where neither driver nor user says */
+#define SMOOTH		   8
+#define AGAIN_US	   1000000 /* who began to send in the midst of naps was never seen without them */
+#define SLACK		   4	   /* packets that may be missing by chance */
+#define FEWER_NAPS	   3	   /* begin and end of a sender's pause make two */
+#define UNKNOWN		   UINT32_MAX
+#define ONE		   65536 /* all of a core */
+
+/*
+ * While somebody waits, naps are not tried again: each try costs him a few.  It
+ * may also be that a sender happened to pause, so it is not for long, but twice as
+ * long if that happens soon again.
+ */
+#define HOLD_MIN_US 16000
+#define HOLD_MAX_US 256000
 
 static uint64_t us(const struct dvmq_worker *w, uint64_t n)
 {
@@ -58,10 +65,21 @@ static uint64_t min(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
+static uint64_t max(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
 /* A quarter less than expected, and not by chance. */
 static bool are_fewer(uint64_t came, uint64_t expected)
 {
 	return (came + SLACK) * 4 < expected * 3;
+}
+
+/* The part of a core that naps may cost where packets take `busy`; both in ONE. */
+static uint64_t allowance(uint64_t busy)
+{
+	return busy > ONE / COST_SHARE ? busy : ONE / COST_SHARE;
 }
 
 static uint32_t per_window(const struct dvmq_worker *w, uint64_t packets, uint64_t elapsed)
@@ -93,7 +111,7 @@ static void enter(struct dvmq_worker *w, enum dvmq_trickle_state state, uint64_t
 static bool is_trickle(const struct dvmq_worker *w, uint64_t elapsed, bool frugal)
 {
 	const struct dvmq_trickle *t = &w->trickle;
-	uint64_t least = (frugal ? FRUGAL_PACKETS : NAP_PACKETS) * (WINDOW_US / NAP_MAX_US);
+	uint64_t least = (frugal ? NAP_PACKETS_FRUGAL : NAP_PACKETS) * WINDOW_US / NAP_MAX_US;
 
 	return per_window(w, w->packets - t->all.then, elapsed) >= least &&
 	       (busy_cycles(w) - t->busy) * BUSY_SHARE <= elapsed;
@@ -103,7 +121,7 @@ static void watch(struct dvmq_worker *w, uint64_t elapsed, uint64_t cpu, bool fr
 {
 	struct dvmq_trickle *t = &w->trickle;
 	uint64_t busy = busy_cycles(w) - t->busy, spent = cpu - t->cpu;
-	bool costs_much = spent > busy + 2 * elapsed / COST_SHARE && spent > (1 + 2 * COST_BUSY) * busy;
+	bool costs_much = spent > busy && (spent - busy) * ONE / elapsed > 2 * allowance(busy * ONE / elapsed);
 
 	if (w->now < t->hold_until || !costs_much || !is_trickle(w, elapsed, frugal)) {
 		enter(w, DVMQ_TRICKLE_WATCH, cpu);
@@ -143,9 +161,8 @@ static void compare(struct dvmq_worker *w, uint64_t elapsed, uint64_t cpu, bool 
 	}
 	waits &= !frugal;
 	if (waits) {
-		t->hold = t->napped < us(w, HOLD_MAX_US) ? min(2 * t->hold, us(w, HOLD_MAX_US)) : 0;
-		if (t->hold < us(w, HOLD_MIN_US))
-			t->hold = us(w, HOLD_MIN_US);
+		t->hold = w->now - t->began < us(w, HOLD_MAX_US) ? min(2 * t->hold, us(w, HOLD_MAX_US)) : 0;
+		t->hold = max(t->hold, us(w, HOLD_MIN_US));
 		t->hold_until = w->now + t->hold;
 	}
 	if (waits || !is_trickle(w, elapsed, frugal)) {
@@ -153,7 +170,7 @@ static void compare(struct dvmq_worker *w, uint64_t elapsed, uint64_t cpu, bool 
 		return;
 	}
 	t->began = w->now;
-	t->share = (busy_cycles(w) - t->busy) * 1024 / elapsed;
+	t->share = (busy_cycles(w) - t->busy) * ONE / elapsed;
 	t->nap = min(us(w, WINDOW_US) * NAP_PACKETS / t->all.polled, us(w, NAP_MAX_US));
 	enter(w, DVMQ_TRICKLE_NAP, cpu);
 	t->last = (struct dvmq_trickle_nap){w->now, t->cpu, t->busy, w->packets};
@@ -164,21 +181,18 @@ static void choose_length(struct dvmq_worker *w, uint64_t elapsed, uint64_t cpu)
 {
 	struct dvmq_trickle *t = &w->trickle;
 	struct dvmq_trickle_nap now = {w->now, cpu, busy_cycles(w), w->packets};
-	uint64_t came = now.packets - t->last.packets;
-	int64_t cost = (int64_t)(cpu - t->last.cpu) - (int64_t)(now.busy - t->last.busy);
-	int64_t share = (now.busy - t->last.busy) * 1024 / elapsed;
-	uint64_t shortest = us(w, WINDOW_US) * NAP_PACKETS / t->all.polled, wanted;
+	uint64_t came = now.packets - t->last.packets, ran = cpu - t->last.cpu, busy = now.busy - t->last.busy;
+	int64_t cost = ran > busy ? ran - busy : 0, share = busy * ONE / elapsed;
+	uint64_t wanted;
 
 	t->last = now;
-	t->cost += t->cost ? (cost - t->cost) / SMOOTH : cost;
-	if (t->cost < 1)
-		t->cost = 1;
+	t->cost = t->cost ? t->cost + (cost - t->cost) / SMOOTH : cost;
 	t->share += (share - t->share) / SMOOTH;
-	wanted = t->cost * 1024 / (t->share * COST_BUSY > 1024 / COST_SHARE ? t->share * COST_BUSY : 1024 / COST_SHARE);
-	if (wanted < shortest)
-		wanted = shortest;
+	wanted = max(t->cost * ONE / allowance(t->share), us(w, WINDOW_US) * NAP_PACKETS / t->all.polled);
 	wanted = min(wanted, min(2 * t->nap, us(w, NAP_MAX_US)));
-	t->nap = came > 0 ? min(wanted, t->room * elapsed / came) : wanted;
+	if (came > 0)
+		wanted = min(wanted, t->nap * t->room / came);
+	t->nap = max(wanted, us(w, NAP_MIN_US));
 }
 
 /*
@@ -202,7 +216,7 @@ static bool comes_slower(const struct dvmq_worker *w, struct dvmq_pace *pace, ui
 	pace->expected += expected;
 	if (pace->naps < FEWER_NAPS || !are_fewer(pace->came, pace->expected))
 		return false;
-	pace->napped = pace->polled * pace->came / pace->expected;
+	pace->napped = (uint64_t)pace->polled * pace->came / pace->expected;
 	return true;
 }
 
@@ -227,7 +241,7 @@ static void end_window(struct dvmq_worker *w, uint64_t elapsed, uint64_t cpu)
 	follow(w, &t->all, w->packets, elapsed);
 	for (unsigned i = 0; i < w->n_hot; i++)
 		follow(w, &w->queues[i]->pace, packets_of(w->queues[i]), elapsed);
-	if (w->now - w->last_packet > us(w, WINDOW_US) || t->share * BUSY_SHARE > 1024)
+	if (w->now - w->last_packet > us(w, WINDOW_US) || t->share * BUSY_SHARE > ONE)
 		enter(w, DVMQ_TRICKLE_WATCH, cpu);
 	else
 		enter(w, again ? DVMQ_TRICKLE_COMPARE : DVMQ_TRICKLE_NAP, cpu);
@@ -241,7 +255,6 @@ static void end_nap(struct dvmq_worker *w, uint64_t elapsed, uint64_t cpu, bool 
 	for (unsigned i = 0; i < w->n_hot; i++)
 		slower |= comes_slower(w, &w->queues[i]->pace, packets_of(w->queues[i]), elapsed);
 	if (slower && !frugal) {
-		t->napped = w->now - t->began;
 		enter(w, DVMQ_TRICKLE_COMPARE, cpu);
 	} else if (w->now - t->begin >= us(w, WINDOW_US)) {
 		end_window(w, w->now - t->begin, cpu);

@@ -249,9 +249,11 @@ static unsigned reflect(struct dvmq_actor *a)
 static uint16_t allowed(struct dvmq_actor *a, uint16_t room, uint64_t now)
 {
 	if (a->single) {
-		if (a->given != a->peer->received)
+		bool send = room > 0 && a->given == a->peer->received && now - a->arrived_at >= a->pause;
+
+		if (send || a->given != a->peer->received)
 			a->arrived_at = now;
-		return room > 0 && now - a->arrived_at >= a->pause;
+		return send;
 	}
 	if (a->peer != NULL) { /* no more than the receiver has buffers for: whatever is lost then, the switch lost */
 		uint64_t under_way = a->given - a->peer->received;
