@@ -197,16 +197,10 @@ static void choose_length(struct dvmq_worker *w, uint64_t elapsed, uint64_t cpu)
 
 /*
  * True if nap after nap brings less than would have come without, and not by
- * chance; then that is noted to be compared.  A nap that brings nothing tells of
- * a sender that pauses: for who waits, something had come.
+ * chance; then that is noted to be compared.
  */
-static bool comes_slower(const struct dvmq_worker *w, struct dvmq_pace *pace, uint64_t packets, uint64_t elapsed)
+static bool comes_slower(struct dvmq_pace *pace, uint32_t came, uint32_t expected)
 {
-	uint32_t came = packets - pace->seen, expected = pace->polled * elapsed / us(w, WINDOW_US);
-
-	pace->seen = packets;
-	if (came == 0)
-		return false;
 	if (came * 4 >= expected * 3) {
 		pace->naps = pace->came = pace->expected = 0;
 		return false;
@@ -221,16 +215,26 @@ static bool comes_slower(const struct dvmq_worker *w, struct dvmq_pace *pace, ui
 }
 
 /*
- * At the end of a window.  What comes more often than before sets a new standard,
- * but not at once: it may be a burst.
+ * Each queue, and all together.  Where nothing came is a sender that pauses: for
+ * who waits, something had come, so of him something comes in the next nap.
  */
-static void follow(const struct dvmq_worker *w, struct dvmq_pace *pace, uint64_t packets, uint64_t elapsed)
+static bool any_comes_slower(struct dvmq_worker *w, uint64_t elapsed)
 {
-	uint32_t came = per_window(w, packets - pace->then, elapsed);
+	uint64_t came = 0, polled = 0;
+	bool slower = false;
 
-	if (came > pace->polled)
-		pace->polled += (came - pace->polled + SMOOTH - 1) / SMOOTH;
-	pace->napped = came;
+	for (unsigned i = 0; i < w->n_hot; i++) {
+		struct dvmq_queue *queue = w->queues[i];
+		uint32_t n = packets_of(queue) - queue->pace.seen;
+
+		if (n == 0)
+			continue;
+		queue->pace.seen += n;
+		came += n;
+		polled += queue->pace.polled;
+		slower |= comes_slower(&queue->pace, n, queue->pace.polled * elapsed / us(w, WINDOW_US));
+	}
+	return comes_slower(&w->trickle.all, came, polled * elapsed / us(w, WINDOW_US)) || slower;
 }
 
 static void end_window(struct dvmq_worker *w, uint64_t elapsed, uint64_t cpu)
@@ -238,9 +242,12 @@ static void end_window(struct dvmq_worker *w, uint64_t elapsed, uint64_t cpu)
 	struct dvmq_trickle *t = &w->trickle;
 	bool again = w->now - t->began >= us(w, AGAIN_US);
 
-	follow(w, &t->all, w->packets, elapsed);
-	for (unsigned i = 0; i < w->n_hot; i++)
-		follow(w, &w->queues[i]->pace, packets_of(w->queues[i]), elapsed);
+	t->all.napped = per_window(w, w->packets - t->all.then, elapsed);
+	for (unsigned i = 0; i < w->n_hot; i++) {
+		struct dvmq_queue *queue = w->queues[i];
+
+		queue->pace.napped = per_window(w, packets_of(queue) - queue->pace.then, elapsed);
+	}
 	if (w->now - w->last_packet > us(w, WINDOW_US) || t->share * BUSY_SHARE > ONE)
 		enter(w, DVMQ_TRICKLE_WATCH, cpu);
 	else
@@ -250,10 +257,8 @@ static void end_window(struct dvmq_worker *w, uint64_t elapsed, uint64_t cpu)
 static void end_nap(struct dvmq_worker *w, uint64_t elapsed, uint64_t cpu, bool frugal)
 {
 	struct dvmq_trickle *t = &w->trickle;
-	bool slower = comes_slower(w, &t->all, w->packets, elapsed);
+	bool slower = any_comes_slower(w, elapsed);
 
-	for (unsigned i = 0; i < w->n_hot; i++)
-		slower |= comes_slower(w, &w->queues[i]->pace, packets_of(w->queues[i]), elapsed);
 	if (slower && !frugal) {
 		enter(w, DVMQ_TRICKLE_COMPARE, cpu);
 	} else if (w->now - t->begin >= us(w, WINDOW_US)) {
