@@ -69,6 +69,15 @@ struct dvmq_queue_counters {
 	_Atomic uint32_t capacity;    /* size of the ring behind it; 0: unknown */
 };
 
+struct dvmq_arrivals { /* how fast packets come, see trickle.c */
+	uint64_t then;           /* packets as of the begin of the window, */
+	uint64_t seen;           /* and of the nap */
+	uint32_t naps;           /* in a row that brought fewer than without naps, */
+	uint32_t came, expected; /* what they brought, and what would have come */
+	uint32_t polled;         /* packets that came in a window without naps, */
+	uint32_t napped;         /* and with them, if that is to be compared */
+};
+
 typedef uint16_t dvmq_poll_fn(struct dvmq_worker *worker, struct dvmq_queue *queue);
 
 struct dvmq_queue {
@@ -97,6 +106,7 @@ struct dvmq_queue {
 	uint64_t last_turn;          /* TSC at the end of the last turn */
 	uint64_t left_at;            /* TSC when it left the other worker, and the busy_loops of this one then */
 	uint64_t left_loops;
+	struct dvmq_arrivals arrivals;
 	uint64_t sample_at;          /* TSC at which backlog is looked at again */
 	uint64_t last_header[2];     /* MACs and ethertype of the last packet, and where it went: */
 	struct dvmq_port *last_dst;  /* NULL: look up; true until the FDB's generation steps or the source is to be reported */

@@ -26,6 +26,25 @@ struct dvmq_stage { /* packets of one turn on their way to one port */
 
 enum dvmq_worker_state { DVMQ_WORKER_PARKED, DVMQ_WORKER_IDLE, DVMQ_WORKER_ACTIVE };
 
+enum dvmq_trickle_state { DVMQ_TRICKLE_WATCH, DVMQ_TRICKLE_COMPARE, DVMQ_TRICKLE_NAP };
+
+struct dvmq_trickle_nap { /* as of its end */
+	uint64_t at, cpu, busy; /* TSC; cycles that the thread ran; busy_cycles */
+	uint64_t packets;
+};
+
+struct dvmq_trickle { /* see trickle.c */
+	enum dvmq_trickle_state state;
+	uint64_t begin, cpu, busy; /* of the window: TSC; cycles that the thread ran, and busy_cycles as of then */
+	struct dvmq_arrivals all;      /* of all queues */
+	uint64_t hold, hold_until; /* TSC cycles without naps, and their end */
+	uint64_t began;            /* TSC at the first nap */
+	uint32_t room;             /* packets that may come in a nap */
+	uint64_t nap;              /* length of the next one, TSC cycles */
+	int64_t cost, share;       /* smoothed: cycles that a nap costs; busy part of the time in 1/65536 */
+	struct dvmq_trickle_nap last;
+};
+
 struct dvmq_worker {
 	/* Constant. */
 	unsigned core;  /* lcore id: its name, usually the CPU number */
@@ -61,6 +80,7 @@ struct dvmq_worker {
 	uint64_t loop_ended;       /* TSC at the end of the last loop, */
 	uint64_t looked_at;        /* and of the one before it: then the mailbox was looked at */
 	uint64_t last_packet;      /* TSC */
+	uint64_t packets;          /* taken since the start */
 	uint64_t woke_at;          /* TSC at the end of the last sleep */
 	uint64_t patience;         /* TSC cycles without a packet before it sleeps, policy balanced */
 	uint64_t window_begin;     /* of alarm.c, TSC */
@@ -73,7 +93,8 @@ struct dvmq_worker {
 	uint64_t busy_then;
 	bool has_worked;            /* before that */
 	uint64_t slept_at;         /* TSC at the begin of the last sleep */
-	uint64_t nap_ns;           /* length of the last nap */
+	uint64_t nap_ns;           /* length of the last nap for want of notifications */
+	struct dvmq_trickle trickle;
 	uint64_t look_again_at;    /* TSC at which armed queues are looked at nevertheless before a sleep */
 	uint32_t vring_changes;    /* dvmq_vring_changes when that was last done */
 	bool unarmed_guest;        /* among the quiet guests one may be unarmed */
@@ -163,6 +184,18 @@ void dvmq_free_burst(struct rte_mbuf **packets, unsigned n);
 
 /* Empties a soft ring and shuts it: default queues deliver inline again, in order.  See forward.c. */
 void dvmq_soft_drain(struct dvmq_worker *worker, struct dvmq_queue *queue);
+
+/* --- trickle.c: the owner only; no DPDK call and no clock, for tests --- */
+
+/* Whether dvmq_trickle_step() has something to do: a nap is over, or time enough has passed. */
+bool dvmq_trickle_is_due(const struct dvmq_worker *worker);
+
+/*
+ * Looks whether the worker's packets are a trickle: worker->trickle.state, and if
+ * that is NAP, how long the next one is.  cpu: TSC cycles that the thread had a CPU
+ * so far; frugal: naps even if that slows down who sends.
+ */
+void dvmq_trickle_step(struct dvmq_worker *worker, uint64_t cpu, bool frugal);
 
 /* --- sleep.c: the owner only --- */
 

@@ -135,6 +135,7 @@ static unsigned turn(struct dvmq_worker *w, struct dvmq_queue *queue)
 	if (queue->armed)
 		dvmq_queue_disarm(queue); /* its notification is spent, and not needed while there is traffic */
 	w->last_packet = now;
+	w->packets += took;
 	spent = without_stolen_time(w, c, spent);
 	dvmq_count(&c->cycles, spent);
 	dvmq_count(&c->turns, 1);
@@ -248,6 +249,7 @@ static void take(struct dvmq_worker *w, struct dvmq_queue *queue)
 	if (!is_guest(queue)) /* to the border that make_hot() takes it from */
 		swap_places(w, queue->place, w->n_eager++);
 	queue->empty_run = 0;
+	w->trickle.state = DVMQ_TRICKLE_WATCH; /* of this queue nobody knows yet how fast its packets come */
 	make_hot(w, queue);
 	atomic_store_explicit(&w->n_queues, w->n, memory_order_relaxed);
 	w->now = rte_rdtsc();

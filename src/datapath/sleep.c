@@ -45,7 +45,7 @@
 #define NAP_NS	      60000
 #define NAP_SHARE     256
 #define NAP_MAX_NS    2000000
-#define NAP_FRUGAL_NS 500000 /* the shortest of policy frugal: at most 2000 wake-ups a second */
+#define NAP_FRUGAL_NS 500000 /* the shortest of policy frugal */
 
 /*
  * Even where all can: a look at a ring finds nothing while the library holds its
@@ -187,17 +187,17 @@ static void kicked(struct dvmq_worker *w, struct dvmq_queue *queue)
 }
 
 /*
- * Arms the queues that are not, and looks at them once more; at `all` others too.
+ * Arms the queues from `first` on that are not, and looks at them once more; at `all` others too.
  * What is found becomes hot, and its place is taken by a queue that was looked at:
  * none is left out.  Returns the packets found; *ret_deaf: some queue cannot notify.
  */
-static unsigned arm_and_look(struct dvmq_worker *w, bool all, bool *ret_deaf)
+static unsigned arm_and_look(struct dvmq_worker *w, unsigned first, bool all, bool *ret_deaf)
 {
 	bool deaf_guest = false, deaf = false;
 	unsigned end = all || w->unarmed_guest ? w->n : w->n_eager;
 	unsigned took = 0;
 
-	for (unsigned i = 0; i < end; i++) {
+	for (unsigned i = first; i < end; i++) {
 		struct dvmq_queue *queue = w->queues[i];
 
 		if (queue->armed && !all)
@@ -240,18 +240,14 @@ static uint64_t nap(struct dvmq_worker *w)
 	return w->nap_ns;
 }
 
-/* Not long ago it slept already, and was woken for packets. */
-static bool was_woken(const struct dvmq_worker *w, uint64_t us)
-{
-	return w->last_packet > w->slept_at && w->now - w->slept_at < us * w->cycles_per_us;
-}
-
 static void adapt_patience(struct dvmq_worker *w)
 {
+	bool again = w->now - w->slept_at < AGAIN_US * w->cycles_per_us;
+
 	if (w->last_packet <= w->slept_at)
 		return; /* sleeps on */
-	w->patience = limited(was_woken(w, AGAIN_US) ? 2 * w->patience : w->patience / 2,
-			      PATIENCE_MIN_US * w->cycles_per_us, PATIENCE_MAX_US * w->cycles_per_us);
+	w->patience = limited(again ? 2 * w->patience : w->patience / 2, PATIENCE_MIN_US * w->cycles_per_us,
+			      PATIENCE_MAX_US * w->cycles_per_us);
 }
 
 /*
@@ -271,20 +267,31 @@ static bool has_worked(struct dvmq_worker *w)
 	return w->has_worked;
 }
 
+/* Cycles that this thread had a CPU. */
+static uint64_t cpu_cycles(const struct dvmq_worker *w)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+	return ns_to_cycles(w, t.tv_sec * 1000000000ull + t.tv_nsec);
+}
+
 bool dvmq_worker_is_idle(struct dvmq_worker *w)
 {
 	uint64_t idle = w->now - w->last_packet;
+	enum dvmq_policy policy = policy_of(w);
 
 	if (w->n == 0)
 		return true;
-	switch (policy_of(w)) {
-	case DVMQ_POLICY_LATENCY:
+	if (policy == DVMQ_POLICY_LATENCY)
 		return false;
-	case DVMQ_POLICY_FRUGAL:
+	if (dvmq_trickle_is_due(w))
+		dvmq_trickle_step(w, cpu_cycles(w), policy == DVMQ_POLICY_FRUGAL);
+	if (w->trickle.state == DVMQ_TRICKLE_NAP)
+		return true;
+	if (policy == DVMQ_POLICY_FRUGAL)
 		return idle > PATIENCE_FRUGAL_US * w->cycles_per_us;
-	default:
-		return idle > (has_worked(w) ? PATIENCE_WORK_US * w->cycles_per_us : w->patience);
-	}
+	return idle > (has_worked(w) ? PATIENCE_WORK_US * w->cycles_per_us : w->patience);
 }
 
 /* Arms; how long to sleep at most in ns, 0: not at all, -1: no queue, until something wakes us. */
@@ -292,17 +299,17 @@ static int64_t prepare(struct dvmq_worker *w)
 {
 	uint32_t changes = atomic_load_explicit(&dvmq_vring_changes, memory_order_acquire);
 	bool all = w->now >= w->look_again_at || changes != w->vring_changes;
-	bool deaf;
+	bool trickle = w->trickle.state == DVMQ_TRICKLE_NAP, deaf;
 
-	/* A trickle of packets, each of which would wake us: taken together now and then it costs less. */
-	if (policy_of(w) == DVMQ_POLICY_FRUGAL && was_woken(w, 2 * NAP_FRUGAL_NS / 1000))
-		return NAP_FRUGAL_NS;
-	if (arm_and_look(w, all, &deaf) > 0)
+	/* In a trickle, each packet would wake us; who was silent for long does so all the same. */
+	if (arm_and_look(w, trickle ? w->n_hot : 0, all, &deaf) > 0)
 		return 0;
 	if (all) {
 		w->vring_changes = changes;
 		w->look_again_at = w->now + ns_to_cycles(w, LOOK_AGAIN_NS);
 	}
+	if (trickle)
+		return cycles_to_ns(w, w->trickle.nap) + 1;
 	if (deaf)
 		return nap(w);
 	if (w->n == 0)
@@ -319,7 +326,8 @@ void dvmq_worker_sleep(struct dvmq_worker *w)
 
 	if (ns == 0)
 		return;
-	adapt_patience(w);
+	if (w->trickle.state != DVMQ_TRICKLE_NAP)
+		adapt_patience(w);
 	w->slept_at = w->now;
 	atomic_store(&w->asleep, true); /* seq_cst: pairs with dvmq_inbox_post() */
 	if (atomic_load(&w->inbox) == NULL && !atomic_load(&w->stop)) {

@@ -177,6 +177,23 @@ def light(bench):
             use = cpu_use(side.process.pid, 0.5 if bench.quick else 5)
             guests.ask("stop")
         tell_use(bench, "light", case, use, f"{rate / 1e3:.0f} kpps")
+    one_at_a_time(bench)
+
+
+def one_at_a_time(bench):
+    """Who waits for an answer before he sends again must not wait for a nap: each packet 50 us after the last arrived."""
+    side, scene = one_side(bench, lambda side: v2v(side, 1, [64], pause=50))
+    with scene as guests:
+        for policy in ("latency", "balanced"):
+            side.ask(f"set core all policy {policy}")
+            guests.ask(f"start {side.name}")
+            time.sleep(0.2)
+            guests.ask("report")
+            use = cpu_use(side.process.pid, 0.5 if bench.quick else 5)
+            rate = guests.ask("report")["pps"]
+            guests.ask("stop")
+            bench.row("light", f"one at a time, {policy}", "A", "packets", rate / 1e3, "kpps")
+            tell_use(bench, "light", f"one at a time, {policy}", use)
 
 
 def active_cores(side):

@@ -248,6 +248,13 @@ static unsigned reflect(struct dvmq_actor *a)
 
 static uint16_t allowed(struct dvmq_actor *a, uint16_t room, uint64_t now)
 {
+	if (a->single) {
+		bool send = room > 0 && a->given == a->peer->received && now - a->arrived_at >= a->pause;
+
+		if (send || a->given != a->peer->received)
+			a->arrived_at = now;
+		return send;
+	}
 	if (a->peer != NULL) { /* no more than the receiver has buffers for: whatever is lost then, the switch lost */
 		uint64_t under_way = a->given - a->peer->received;
 		uint64_t limit = a->peer->rx->limit;
@@ -458,7 +465,10 @@ static struct spec parse_spec(char *text)
 			s.actor.rate = atof(value);
 		else if (strcmp(key, "credit") == 0)
 			s.credit = atoi(value);
-		else if (strcmp(key, "count") == 0)
+		else if (strcmp(key, "pause") == 0) {
+			s.credit = s.actor.single = true;
+			s.actor.pause = dvmq_cycles(atof(value) * 1e-6);
+		} else if (strcmp(key, "count") == 0)
 			s.uncounted = !atoi(value);
 		else
 			dvmq_die("%s: not a key", key);
@@ -573,6 +583,7 @@ static void usage(void)
 	     "  --wait S        for the switches to connect (60)\n"
 	     "  --guest SPEC    path=SOCKET[,side=NAME][,role=send|receive|reflect|idle][,mac=MAC][,dst=MAC/MAC..]\n"
 	     "                  [,size=64/1514..][,rate=PPS][,slots=N][,credit=1][,count=0][,stuck=buffers|one|kick]\n"
+	     "                  [,pause=US]: one packet at a time, that long after the guest before it got the last one\n"
 	     "  --memif SPEC    "
 	     "path=SOCKET[,side=NAME][,tx=N][,rx=N][,mac=MAC][,dst=MAC/MAC..][,size=..][,rate=PPS][,slots=N]\n"
 	     "\n"

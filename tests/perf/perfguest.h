@@ -49,6 +49,9 @@ struct dvmq_actor {
 	uint16_t sizes[DVMQ_SIZES];
 	unsigned n_sizes;
 
+	bool single;	     /* one packet at a time, */
+	uint64_t pause;	     /* TSC cycles after the last one arrived, */
+	uint64_t arrived_at; /* about then */
 	double rate, tokens; /* packets per second; negative: as fast as the ring drains */
 	uint64_t refilled;   /* TSC */
 	uint64_t given, sent, received;

@@ -115,6 +115,28 @@ sleeps=$(core "$A" sleeps)
 traffic_await v2p
 check "a core slept between frames" at_least "$A" sleeps $((sleeps + 1000))
 
+# A trickle: frames come all the time, and are taken together. A core that polls looks many times for each of them.
+from_guests() {
+	ctlq 'map(select(.port | startswith("vm")).rx_packets) | add' show port stats all
+}
+guests_passed() {
+	(($(from_guests) >= $1))
+}
+takes_together() { # takes_together CORE
+	local loops packets
+	loops=$(core "$1" loops) packets=$(from_guests)
+	wait_until -t 60 guests_passed $((packets + 2000))
+	loops=$(($(core "$1" loops) - loops)) packets=$(($(from_guests) - packets))
+	((loops < packets))
+}
+traffic_start --cpu "$A" --guests $GUESTS --uplink-queues 1 --steer --traffic v2p=1 --rate 60000
+all_to "$B"
+ctl set queue up0/rx0 core "$B"
+wait_until is "$A" state parked
+wait_until -t 60 takes_together "$B"
+traffic_stop v2p
+say "ok - a trickle is taken together"
+
 # Under load with pauses, and from core to core
 for policy in latency balanced frugal; do
 	ctl set core all policy $policy
