@@ -8,8 +8,8 @@
  * and overload that is heavier than a standing one has no other sign.  After that
  * there is none until no window has been full for a while.
  *
- * A window that is too long is not full: the worker slept, or something else had
- * its CPU, and that looks like work for as long as a turn takes.
+ * A full window that is too long does not count: something else had the CPU of the
+ * worker, which looks like work for as long as a turn takes.
  *
  *   worker                              controller
  *   raised++                            wanted = true
@@ -81,7 +81,7 @@ void dvmq_alarm_look(struct dvmq_worker *w)
 {
 	uint64_t window = WINDOW_US * w->cycles_per_us, elapsed = w->now - w->window_begin;
 	uint64_t busy = atomic_load_explicit(&w->busy_cycles, memory_order_relaxed);
-	bool is_full = elapsed < 2 * window && busy - w->window_busy >= full * elapsed;
+	bool is_full = busy - w->window_busy >= full * elapsed;
 
 	if (is_full && w->window_begin - w->full_at > CALM_US * w->cycles_per_us)
 		w->alarm_after = WINDOWS;
@@ -92,6 +92,8 @@ void dvmq_alarm_look(struct dvmq_worker *w)
 		w->full_windows = 0;
 		return;
 	}
+	if (elapsed >= 2 * window)
+		return;
 	w->full_at = w->now;
 	w->full_windows++;
 	if (w->full_windows == w->alarm_after) {

@@ -126,6 +126,13 @@ static void test_no_window(void)
 	for (unsigned i = 0; i < 100; i++)
 		turn(&w, 150 * US, 5 * MS);
 	CU_ASSERT_EQUAL(alarms(), 0);
+	/* Nor does theft hide that it is full. */
+	for (unsigned i = 0; i < 6; i++) {
+		turn(&w, 500 * US, 0);
+		for (unsigned k = 0; k < 11; k++)
+			turn(&w, TURN, 0);
+	}
+	CU_ASSERT(alarms() > 0);
 }
 
 static void test_one_call(void)
@@ -176,7 +183,7 @@ static void test_threads(void)
 	while ((seen = dvmq_alarm_count()) - before < WORKERS * ALARMS)
 		if (dvmq_alarm_want(true, seen)) {
 			CU_ASSERT_EQUAL_FATAL(poll(&called, 1, 20000), 1);
-			CU_ASSERT_EQUAL(calls(), 1);
+			CU_ASSERT(calls() > 0); /* one that was late for the call before may be in it, too */
 		}
 	for (unsigned i = 0; i < WORKERS; i++)
 		pthread_join(threads[i], NULL);
