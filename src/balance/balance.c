@@ -535,17 +535,26 @@ static void repair(struct dvmq_balance *b, double floor)
 	dvmq_work_restore(w, w->kept);
 }
 
+/* Whether a core parks at all, once the load does not need it. */
+static bool may_park(const struct work *w)
+{
+	for (unsigned i = 0; i < w->n_cores; i++)
+		if (w->cores[i].open && w->cores[i].wish == DVMQ_CORE_AUTO && !w->cores[i].n_pinned)
+			return true;
+	return false;
+}
+
 /*
  * Whether the slow loop has a reason to move, and in *ret_floor the level below
  * which it need not bring any core.  Overload is no longer waited for, but only
  * ended; the whole work is done when the load has been uneven for hold_ms, or
  * when nothing is known of the past, so that noise moves nothing.
  */
-static bool uneven(struct dvmq_balance *b, double *ret_floor)
+static bool uneven(struct dvmq_balance *b, unsigned need, double *ret_floor)
 {
 	struct history *h = &b->history;
 	struct work *w = &b->work;
-	double rest, level, max;
+	double rest, level, max, wait = b->params.hold_ms;
 
 	w->lower = dvmq_bound(w, &rest);
 	level = goal_level(w, rest, GOAL_TIGHT);
@@ -559,7 +568,10 @@ static bool uneven(struct dvmq_balance *b, double *ret_floor)
 	}
 	if (h->uneven_ms < 0)
 		h->uneven_ms = h->clock_ms;
-	if (h->clock_ms - h->uneven_ms >= b->params.hold_ms) {
+	/* A core is about to park: what is moved to it now would be moved for nothing. */
+	if (max <= b->params.target && count_open(w) > need && may_park(w))
+		wait *= 2;
+	if (h->clock_ms - h->uneven_ms >= wait) {
 		h->uneven_ms = -1;
 		return true;
 	}
@@ -708,8 +720,10 @@ static const char *shrink_cores(struct dvmq_balance *b, unsigned need, unsigned 
 		}
 		if (victim == NONE)
 			break;
-		if (try_park(w, victim))
+		if (try_park(w, victim)) {
+			b->history.uneven_ms = -1; /* of those that stay it is to be seen */
 			return NULL;
+		}
 		w->cores[victim].tried = true;
 	}
 	return "a core is dispensable, but its queues fit nowhere below high - margin";
@@ -737,7 +751,7 @@ static const char *slow(struct dvmq_balance *b, uint32_t max_moves)
 	need = dvmq_bound_cores(w, w->params->high - w->params->margin);
 	most = remember_need(b, need);
 	grow_cores(b);
-	if (uneven(b, &floor) || b->n_activate > growth) {
+	if (uneven(b, need, &floor) || b->n_activate > growth) {
 		before = w->moved;
 		end_overload(b, floor);
 		if (w->moved == before)
