@@ -175,8 +175,8 @@ static void read_params(struct reader *r, json_t *object, struct sim_input *in)
 		const char *key;
 		double *value;
 	} keys[] = {
-	    {"high", &p->high},	      {"target", &p->target},	{"margin", &p->margin},
-	    {"fast_ms", &p->fast_ms}, {"slow_ms", &p->slow_ms}, {"cooldown_ms", &p->cooldown_ms},
+	    {"high", &p->high},	      {"target", &p->target},	      {"margin", &p->margin},
+	    {"fast_ms", &p->fast_ms}, {"slow_ms", &p->slow_ms},	      {"cooldown_ms", &p->cooldown_ms},
 	    {"hold_ms", &p->hold_ms}, {"budget_percent", &p->budget},
 	};
 	const char *key, *why, *wrong;

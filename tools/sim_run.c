@@ -190,8 +190,7 @@ static void count_tick(const struct sim *sim, struct sums *sums)
 static void run_time(const struct sim_job *job, struct sim *sim, const struct sim_planner *planner, void *state,
 		     struct sim_result *result, struct sums *sums, unsigned trial)
 {
-	double end = job->frames ? job->frames[job->n_frames - 1].snapshot.now_ms
-				 : job->scenario->seconds * 1000;
+	double end = job->frames ? job->frames[job->n_frames - 1].snapshot.now_ms : job->scenario->seconds * 1000;
 	double every = fmax(1, ceil(end / SIM_SAMPLES));
 	unsigned frame = 0;
 

@@ -11,7 +11,7 @@
 
 #define WINDOW	       16    /* parts of hold_ms in which the need of cores is remembered */
 #define STANDING       0.5   /* occupancy from which a queue has a backlog */
-#define STANDING_CALLS 2     /* fast calls in a row after which a backlog stands */
+#define STANDING_TIME  0.5   /* of fast_ms, after which it stands if no call in between saw it gone */
 #define CREDIT_PERIODS 10    /* slow periods that one call may count for, so that a clock that jumps proves nothing */
 #define MOVES_MIN      4.0   /* moves per second that are allowed however few the queues are */
 #define FEW_QUEUES     16    /* queues per core up to which the slow loop tries more than two goals */
@@ -24,7 +24,7 @@
 
 struct streak {
 	unsigned core;
-	unsigned calls; /* fast calls in a row that saw a backlog on it */
+	double since_ms; /* clock of the first of the fast calls in a row that saw a backlog on it, < 0: none */
 };
 
 /* What is remembered between calls. */
@@ -362,12 +362,15 @@ static void find_backlogs(struct dvmq_balance *b, bool dry)
 			w->cores[w->queues[i].core].tried = true;
 	for (unsigned i = 0; i < w->n_cores; i++) {
 		struct core *c = &w->cores[i];
-		unsigned calls = i < h->n_streaks && b->streaks[i].core == c->id ? b->streaks[i].calls : 0;
+		double since = i < h->n_streaks && b->streaks[i].core == c->id ? b->streaks[i].since_ms : -1;
 
-		calls = c->tried ? calls + 1 : 0;
-		c->tried = c->tried && (first || calls >= STANDING_CALLS);
+		if (!c->tried)
+			since = -1;
+		else if (since < 0)
+			since = h->clock_ms;
+		c->tried = c->tried && (first || h->clock_ms - since >= STANDING_TIME * b->params.fast_ms);
 		if (!dry)
-			b->streaks[i] = (struct streak){c->id, calls};
+			b->streaks[i] = (struct streak){c->id, since};
 	}
 	h->n_streaks = w->n_cores;
 	h->fast_started = true;
