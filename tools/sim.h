@@ -102,8 +102,11 @@ struct sim_scenario {
 extern const struct sim_scenario sim_scenarios[]; /* ends with a NULL name */
 
 /* sim_planner.c */
+enum sim_kind { SIM_OWN, SIM_PARKS, SIM_AWAKE, SIM_YARDSTICK }; /* ours; a peer that parks cores, or never does */
+
 struct sim_planner {
 	const char *name, *what;
+	enum sim_kind kind;
 	void *(*begin)(struct sim *sim); /* also places the queues if the planner has its own way; NULL: no memory */
 	void (*step)(struct sim *sim, void *state, bool now); /* every ms; `now`: decide whatever the time */
 	void (*end)(void *state);
@@ -122,6 +125,7 @@ struct sim_result {
 	double *moved; /* per trial: share of the queues */
 	/* over time */
 	double overload;	    /* share of active core time with more demand than a core has */
+	double overload_ms;	    /* the same as core milliseconds per second, whatever the number of cores */
 	double left;		    /* that part of it which the planner had seen and left */
 	double remote;		    /* share of the demand that is served from another node */
 	double mean_cores;	    /* active */

@@ -246,6 +246,7 @@ static int run_planner(const struct sim_job *job, struct sim *sim, const struct 
 	result->n_decisions = sim->n_decisions;
 	if (!once) {
 		result->overload = sums.overload / sums.cores;
+		result->overload_ms = 1000 * sums.overload / sums.ticks;
 		result->remote = sums.demand > 0 ? sums.remote / sums.demand : 0;
 		result->left = sums.left / sums.cores;
 		result->mean_cores = sums.cores / sums.ticks;
