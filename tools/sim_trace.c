@@ -9,6 +9,7 @@
 
 #include "sim.h"
 
+#define DEMAND_MAX  1000.0 /* larger demands count as this, as they do for the planner */
 #define GAP_PERIODS 10 /* slow periods that a gap between two lines counts for at most, as it does for the planner */
 
 static int out_of_memory(void)
@@ -45,6 +46,7 @@ static void place_frame(struct sim_input *in, struct dvmq_balance_core *cores, c
 	for (unsigned i = 0; i < in->snapshot.n_queues; i++) {
 		struct dvmq_balance_queue *queue = &in->queues[i];
 
+		queue->demand = queue->demand > 0 ? fmin(queue->demand, DEMAND_MAX) : 0;
 		queue->core = place_of(ids, n, queue->core);
 		/* A pin to a core that is gone does not hold. */
 		queue->pinned = queue->pinned && queue->core < n && here[queue->core];
@@ -274,7 +276,7 @@ static void alone(const struct sim_input *in, double *ret_alone)
 	double load[SIM_CORES_MAX] = {0};
 
 	for (unsigned i = 0; i < in->snapshot.n_queues; i++)
-		if (in->queues[i].core < in->snapshot.n_cores && in->queues[i].demand > 0)
+		if (in->queues[i].core < in->snapshot.n_cores)
 			load[in->queues[i].core] += in->queues[i].demand;
 	memcpy(ret_alone, load, in->snapshot.n_cores * sizeof(*load));
 	/* Each round takes away 70 % of the error and more. */
@@ -297,7 +299,7 @@ void sim_replay(struct sim *sim, const struct sim_input *in)
 		const struct dvmq_balance_queue *q = &in->queues[i];
 		unsigned c = q->core;
 
-		sim->demand[i] = q->demand > 0 ? q->demand : 0;
+		sim->demand[i] = q->demand;
 		if (c < sim->n_cores) {
 			/* Recorded where it was; here it is needed for its own node, beside no busy sibling. */
 			sim->demand[i] /= sim_remote(sim, i, c) ? 1 + SIM_REMOTE : 1;
