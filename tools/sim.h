@@ -3,7 +3,8 @@
  * What the files of dvmq-sim share.
  *
  * dvmq-sim.c      the command line
- * sim_read.c      snapshots from JSON
+ * sim_read.c      a snapshot from JSON
+ * sim_trace.c     many of them, recorded, and their replay
  * sim_scenario.c  where load comes from
  * sim_planner.c   who decides: dvmq's own planner and models of its peers
  * sim_run.c       lets planners run through scenarios, and counts
@@ -27,6 +28,10 @@
 #define SIM_CORES_MAX  256
 #define SIM_QUEUES_MAX 8192
 
+/* docs/balancer.md has the model of places. */
+#define SIM_REMOTE 0.25 /* a queue needs so much more when its memory is on another node */
+#define SIM_SMT	   0.30 /* and so much beside a fully busy sibling */
+
 /* A snapshot with the memory behind it, and what came with it in the file. */
 struct sim_input {
 	struct dvmq_snapshot snapshot;
@@ -49,6 +54,10 @@ struct sim {
 	unsigned core[SIM_QUEUES_MAX];
 	uint32_t group[SIM_QUEUES_MAX];
 	bool active[SIM_CORES_MAX];
+	/* the operator's, in a trace */
+	bool pinned[SIM_QUEUES_MAX];
+	unsigned n_pinned[SIM_CORES_MAX]; /* such queues of a core */
+	enum dvmq_core_wish wish[SIM_CORES_MAX];
 	double load[SIM_CORES_MAX]; /* kept up to date by sim_move() and sim_add_up() */
 	unsigned n_active;
 	struct dvmq_balance_params params;
@@ -72,9 +81,15 @@ void sim_place_by_size(struct sim *sim, unsigned n_cores);
 /* sim_read.c; they return 0, or -1 with the reason on stderr, beginning with `what`. */
 int sim_read(const char *what, json_t *root, struct sim_input *ret_input);
 void sim_input_free(struct sim_input *input);
-/* A trace: one snapshot per line, with "t_ms"; a last line that is cut off is left out with a warning. */
+
+/*
+ * sim_trace.c.  A trace is one snapshot per line, with "t_ms"; a last line that is cut off is left out with a warning.
+ * All frames have the same cores and queues; queues and siblings name cores by their place; time begins at 0.
+ */
 int sim_read_trace(const char *file, struct sim_input **ret_frames, unsigned *ret_n);
 void sim_free_trace(struct sim_input *frames, unsigned n);
+void sim_replay_begin(struct sim *sim, const struct sim_input *first);
+void sim_replay(struct sim *sim, const struct sim_input *frame);
 
 /* sim_scenario.c */
 struct sim_scenario {
@@ -87,8 +102,11 @@ struct sim_scenario {
 extern const struct sim_scenario sim_scenarios[]; /* ends with a NULL name */
 
 /* sim_planner.c */
+enum sim_kind { SIM_OWN, SIM_PARKS, SIM_AWAKE, SIM_YARDSTICK }; /* ours; a peer that parks cores, or never does */
+
 struct sim_planner {
 	const char *name, *what;
+	enum sim_kind kind;
 	void *(*begin)(struct sim *sim); /* also places the queues if the planner has its own way; NULL: no memory */
 	void (*step)(struct sim *sim, void *state, bool now); /* every ms; `now`: decide whatever the time */
 	void (*end)(void *state);
@@ -107,6 +125,7 @@ struct sim_result {
 	double *moved; /* per trial: share of the queues */
 	/* over time */
 	double overload;	    /* share of active core time with more demand than a core has */
+	double overload_ms;	    /* the same as core milliseconds per second, whatever the number of cores */
 	double left;		    /* that part of it which the planner had seen and left */
 	double remote;		    /* share of the demand that is served from another node */
 	double mean_cores;	    /* active */

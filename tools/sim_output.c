@@ -45,6 +45,53 @@ static bool once(const struct sim_job *job)
 	return !job->frames && job->scenario->seconds == 0;
 }
 
+static const struct sim_result *find(const struct sim_job *job, const struct sim_result *results, const char *name)
+{
+	for (unsigned i = 0; i < job->n_planners; i++)
+		if (strcmp(results[i].planner->name, name) == 0)
+			return &results[i];
+	return NULL;
+}
+
+/* The peer of a kind with least overload; of several the one with the fewest cores.  NULL: none ran. */
+static const struct sim_result *best_peer(const struct sim_job *job, const struct sim_result *results,
+					  enum sim_kind kind)
+{
+	const struct sim_result *best = NULL;
+
+	for (unsigned i = 0; i < job->n_planners; i++) {
+		const struct sim_result *r = &results[i];
+
+		if (r->planner->kind == kind &&
+		    (!best || r->overload_ms < best->overload_ms ||
+		     (r->overload_ms == best->overload_ms && r->mean_cores < best->mean_cores)))
+			best = r;
+	}
+	return best;
+}
+
+/*
+ * Peers of either kind have an answer of their own: one that keeps all cores awake has no overload where a load
+ * appears within a millisecond, which nobody can foresee who lets cores sleep.
+ */
+static void compare(const struct sim_job *job, const struct sim_result *results, enum sim_kind kind)
+{
+	const struct sim_result *own = find(job, results, "dvmq"), *ideal = find(job, results, "ideal");
+	const struct sim_result *peer = best_peer(job, results, kind);
+
+	if (!own || !peer)
+		return;
+	printf("dvmq to the best peer that %s, %s: overload %.3f to %.3f ms/s, cores %.2f to %.2f, moves/s %.1f to "
+	       "%.1f\n",
+	       kind == SIM_PARKS ? "parks cores" : "never does", peer->planner->name, own->overload_ms,
+	       peer->overload_ms, own->mean_cores, peer->mean_cores, own->moves_per_s, peer->moves_per_s);
+	if (own->overload_ms > peer->overload_ms)
+		printf("  %.3f ms/s of it were left when the planner had seen it%s", 1000 * own->left * own->mean_cores,
+		       ideal ? "" : "\n");
+	if (own->overload_ms > peer->overload_ms && ideal)
+		printf("; ideal, which packs anew every ms: %.3f\n", ideal->overload_ms);
+}
+
 static void print_table(const struct sim_job *job, const struct sim_result *results)
 {
 	printf("%s: %u cores, %u queues, %u trial%s, seed %llu\n", job->frames ? "trace" : job->scenario->name,
@@ -53,8 +100,8 @@ static void print_table(const struct sim_job *job, const struct sim_result *resu
 		printf("%-11s %9s %9s %9s %9s %9s %9s %9s %9s %9s\n", "planner", "max/bound", "p99", "p99.9", "worst",
 		       "<=1.02", "<=1.05", "moved", "p99", "us");
 	else
-		printf("%-11s %9s %9s %9s %9s %9s %9s %9s %9s %9s %9s\n", "planner", "overload", "left", "remote",
-		       "cores", "fewest", "ratio", "moves/s", "undone", "max load", "us");
+		printf("%-11s %9s %9s %9s %9s %9s %9s %9s %9s %9s %9s %9s\n", "planner", "overload", "ms/s", "left",
+		       "remote", "cores", "fewest", "ratio", "moves/s", "undone", "max load", "us");
 	for (unsigned i = 0; i < job->n_planners; i++) {
 		const struct sim_result *r = &results[i];
 		double us = quantile(r->decision_us, r->n_decisions, 0.5);
@@ -67,11 +114,13 @@ static void print_table(const struct sim_job *job, const struct sim_result *resu
 			       100 * share_up_to(r->ratio, r->n_trials, 1.05), 100 * mean(r->moved, r->n_trials),
 			       100 * quantile(r->moved, r->n_trials, 0.99), us);
 		else
-			printf("%-11s %8.4f%% %8.4f%% %8.2f%% %9.2f %9.2f %9.3f %9.1f %8.2f%% %9.2f %9.0f\n",
-			       r->planner->name, 100 * r->overload, 100 * r->left, 100 * r->remote, r->mean_cores,
-			       r->fewest_cores, r->mean_cores / r->fewest_cores, r->moves_per_s, 100 * r->undone,
-			       r->max_load, us);
+			printf("%-11s %8.4f%% %9.3f %8.4f%% %8.2f%% %9.2f %9.2f %9.3f %9.1f %8.2f%% %9.2f %9.0f\n",
+			       r->planner->name, 100 * r->overload, r->overload_ms, 100 * r->left, 100 * r->remote,
+			       r->mean_cores, r->fewest_cores, r->mean_cores / r->fewest_cores, r->moves_per_s,
+			       100 * r->undone, r->max_load, us);
 	}
+	for (enum sim_kind kind = SIM_PARKS; kind <= SIM_AWAKE && !once(job); kind++)
+		compare(job, results, kind);
 }
 
 static json_t *to_json(const struct sim_job *job, const struct sim_result *r)
@@ -86,10 +135,10 @@ static json_t *to_json(const struct sim_job *job, const struct sim_result *r)
 		    quantile(r->ratio, r->n_trials, 1), "within_1.02", share_up_to(r->ratio, r->n_trials, 1.02),
 		    "within_1.05", share_up_to(r->ratio, r->n_trials, 1.05), "moved_mean", mean(r->moved, r->n_trials),
 		    "moved_p99", quantile(r->moved, r->n_trials, 0.99), "decision_us", us);
-	return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "planner", r->planner->name, "overload",
-			 r->overload, "left", r->left, "remote", r->remote, "mean_cores", r->mean_cores, "fewest_cores",
-			 r->fewest_cores, "moves_per_s", r->moves_per_s, "undone", r->undone, "max_load", r->max_load,
-			 "decision_us", us);
+	return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "planner", r->planner->name,
+			 "overload", r->overload, "overload_ms_per_s", r->overload_ms, "left", r->left, "remote",
+			 r->remote, "mean_cores", r->mean_cores, "fewest_cores", r->fewest_cores, "moves_per_s",
+			 r->moves_per_s, "undone", r->undone, "max_load", r->max_load, "decision_us", us);
 }
 
 static json_t *all_to_json(const struct sim_job *job, const struct sim_result *results)

@@ -29,7 +29,41 @@ static double consumed(const struct sim *sim, unsigned queue)
 /* Nobody's clock is in step with the load's. */
 static bool due(const struct sim *sim, double period_ms)
 {
-	return fmod(sim->now_ms + sim->phase_ms, period_ms) == 0;
+	return fmod(sim->now_ms + sim->phase_ms, fmax(1, round(period_ms))) == 0;
+}
+
+/*
+ * The cores that a planner may give queues, as far as the operator is concerned; returns how many.  Those that stay
+ * awake whatever the planner decides come first (*ret_kept of them), then those that are.
+ */
+static unsigned usable(const struct sim *sim, unsigned *ret_cores, unsigned *ret_kept)
+{
+	unsigned n = 0;
+
+	*ret_kept = 0;
+	for (unsigned turn = 0; turn < 3; turn++)
+		for (unsigned i = 0; i < sim->n_cores; i++) {
+			bool kept = sim->wish[i] == DVMQ_CORE_KEEP_ACTIVE || sim->n_pinned[i];
+
+			if (sim->wish[i] == DVMQ_CORE_KEEP_PARKED || turn != (kept ? 0 : sim->active[i] ? 1 : 2))
+				continue;
+			*ret_kept += kept;
+			ret_cores[n++] = i;
+		}
+	if (n == 0) /* one always polls */
+		ret_cores[n++] = 0;
+	return n;
+}
+
+/* Wakes the cores of a list; others sleep, unless a queue is pinned to them. */
+static void set_awake(struct sim *sim, const unsigned *cores, unsigned n)
+{
+	bool awake[SIM_CORES_MAX] = {0};
+
+	for (unsigned i = 0; i < n; i++)
+		awake[cores[i]] = true;
+	for (unsigned i = 0; i < sim->n_cores; i++)
+		sim_set_active(sim, i, awake[i] || sim->n_pinned[i]);
 }
 
 /* ------------------------------------------------------------ dvmq */
@@ -88,7 +122,7 @@ static void own_plan(struct sim *sim, struct own *own, enum dvmq_loop loop, uint
 					       .numa = sim->core_node[i],
 					       .sibling = sim->sibling[i],
 					       .state = sim->active[i] ? DVMQ_CORE_ACTIVE : DVMQ_CORE_PARKED,
-					       .wish = own->wish};
+					       .wish = sim->wish[i] == DVMQ_CORE_AUTO ? own->wish : sim->wish[i]};
 	for (unsigned i = 0; i < sim->n_queues; i++) {
 		double over = sim->load[sim->core[i]] - 1;
 
@@ -98,7 +132,8 @@ static void own_plan(struct sim *sim, struct own *own, enum dvmq_loop loop, uint
 							     .numa = sim->queue_node[i],
 							     .demand = sim->need[i],
 							     .occupancy = over > 0 ? 1 : 0,
-							     .age_ms = sim->now_ms - sim->moved_ms[i]};
+							     .age_ms = sim->now_ms - sim->moved_ms[i],
+							     .pinned = sim->pinned[i]};
 	}
 	/* Allocates the scratch memory where this is the only call, as it is in a daemon. */
 	if (max_moves != UINT32_MAX && dvmq_balance_plan(own->balance, &snapshot, loop, max_moves, true, &plan) < 0)
@@ -120,7 +155,7 @@ static void own_step(struct sim *sim, void *state, bool now)
 {
 	if (now || due(sim, sim->params.slow_ms))
 		own_plan(sim, state, DVMQ_LOOP_SLOW, now ? sim->n_queues : UINT32_MAX);
-	else
+	else if (due(sim, sim->params.fast_ms))
 		own_plan(sim, state, DVMQ_LOOP_FAST, UINT32_MAX);
 }
 
@@ -140,33 +175,38 @@ static void fixed_step(struct sim *sim, void *state, bool now)
 	(void)now;
 }
 
-static void wake_all(struct sim *sim)
+static unsigned wake_all(struct sim *sim, unsigned *ret_cores)
 {
-	for (unsigned i = 0; i < sim->n_cores; i++)
-		sim_set_active(sim, i, true);
+	unsigned kept, n = usable(sim, ret_cores, &kept);
+
+	set_awake(sim, ret_cores, n);
+	return n;
 }
 
 /* First come, first served: a core per queue while there are any; the rest share the default queue's. */
 static void *static_begin(struct sim *sim)
 {
-	wake_all(sim);
+	unsigned cores[SIM_CORES_MAX], n = wake_all(sim, cores);
+
 	for (unsigned i = 0; i < sim->n_queues; i++)
-		sim->core[i] = i + 1 < sim->n_cores ? i + 1 : 0;
+		if (!sim->pinned[i])
+			sim->core[i] = cores[i + 1 < n ? i + 1 : 0];
 	return &nothing;
 }
 
 static void *robin_begin(struct sim *sim)
 {
-	unsigned at[2] = {0};
+	unsigned cores[SIM_CORES_MAX], n = wake_all(sim, cores), at[2] = {0};
 
-	wake_all(sim);
 	for (unsigned i = 0; i < sim->n_queues; i++) {
 		unsigned *next = &at[sim->queue_node[i] > 0];
 
+		if (sim->pinned[i])
+			continue;
 		/* On its own node if that has a core. */
-		for (unsigned k = 0; k < sim->n_cores && sim_remote(sim, i, *next % sim->n_cores); k++)
+		for (unsigned k = 0; k < n && sim_remote(sim, i, cores[*next % n]); k++)
 			(*next)++;
-		sim->core[i] = (*next)++ % sim->n_cores;
+		sim->core[i] = cores[(*next)++ % n];
 	}
 	return &nothing;
 }
@@ -183,9 +223,9 @@ static int larger(const void *a, const void *b)
 		      : (*(const unsigned *)a > *(const unsigned *)b) - (*(const unsigned *)a < *(const unsigned *)b);
 }
 
-/* Where each queue would go: the largest first, each to the emptiest of the first n cores; idle ones in turn. */
-static void assign(const struct sim *sim, const double *size, unsigned n_cores, bool local, unsigned *core,
-		   double *load)
+/* Where each queue would go: the largest first, each to the emptiest of these cores; idle ones in turn. */
+static void assign(const struct sim *sim, const double *size, const unsigned *cores, unsigned n, bool local,
+		   unsigned *core, double *load)
 {
 	static unsigned order[SIM_QUEUES_MAX];
 
@@ -193,11 +233,18 @@ static void assign(const struct sim *sim, const double *size, unsigned n_cores, 
 		order[i] = i;
 	order_by = size;
 	qsort(order, sim->n_queues, sizeof(*order), larger);
-	memset(load, 0, n_cores * sizeof(*load));
+	memset(load, 0, sim->n_cores * sizeof(*load));
 	for (unsigned i = 0; i < sim->n_queues; i++) {
-		unsigned best = 0;
+		core[i] = sim->core[i];
+		load[sim->core[i]] += sim->pinned[i] ? size[i] : 0;
+	}
+	for (unsigned i = 0; i < sim->n_queues; i++) {
+		unsigned best = cores[0];
 
-		for (unsigned c = 1; c < n_cores; c++) {
+		if (sim->pinned[order[i]])
+			continue;
+		for (unsigned k = 1; k < n; k++) {
+			unsigned c = cores[k];
 			bool far = local && sim_remote(sim, order[i], c),
 			     best_far = local && sim_remote(sim, order[i], best);
 
@@ -205,7 +252,7 @@ static void assign(const struct sim *sim, const double *size, unsigned n_cores, 
 				best = c;
 		}
 		if (size[order[i]] <= 0)
-			best = order[i] % n_cores;
+			best = cores[order[i] % n];
 		core[order[i]] = best;
 		load[best] += size[order[i]];
 	}
@@ -213,9 +260,11 @@ static void assign(const struct sim *sim, const double *size, unsigned n_cores, 
 
 void sim_place_by_size(struct sim *sim, unsigned n_cores)
 {
+	unsigned cores[SIM_CORES_MAX], kept;
 	double load[SIM_CORES_MAX];
 
-	assign(sim, sim->demand, n_cores, true, sim->core, load);
+	usable(sim, cores, &kept);
+	assign(sim, sim->demand, cores, n_cores, true, sim->core, load);
 }
 
 static void *lpt_begin(struct sim *sim)
@@ -228,20 +277,17 @@ static void lpt_decide(struct sim *sim, bool now)
 {
 	static unsigned core[SIM_QUEUES_MAX];
 	double load[SIM_CORES_MAX], total = 0, start = sim_cpu_us();
-	unsigned n = sim->n_cores;
+	unsigned cores[SIM_CORES_MAX], kept, n = usable(sim, cores, &kept);
 
 	for (unsigned i = 0; i < sim->n_queues; i++)
 		total += sim->need[i];
 	if (!now)
-		n = fmin(sim->n_cores, fmax(1, ceil(total / sim->params.target)));
-	assign(sim, sim->need, n, false, core, load);
+		n = fmin(n, fmax(fmax(1, kept), ceil(total / sim->params.target)));
+	assign(sim, sim->need, cores, n, false, core, load);
 	sim_decided(sim, sim_cpu_us() - start);
-	for (unsigned i = 0; i < n; i++)
-		sim_set_active(sim, i, true);
 	for (unsigned i = 0; i < sim->n_queues; i++)
 		sim_move(sim, i, core[i]);
-	for (unsigned i = n; i < sim->n_cores; i++)
-		sim_set_active(sim, i, false);
+	set_awake(sim, cores, n);
 }
 
 static void lpt_step(struct sim *sim, void *state, bool now)
@@ -291,10 +337,11 @@ static void ovs_decide(struct sim *sim, const double *used)
 {
 	static unsigned core[SIM_QUEUES_MAX];
 	double is[SIM_CORES_MAX] = {0}, would[SIM_CORES_MAX], start = sim_cpu_us();
+	unsigned cores[SIM_CORES_MAX], kept, n = usable(sim, cores, &kept);
 
 	for (unsigned i = 0; i < sim->n_queues; i++)
 		is[sim->core[i]] += used[i];
-	assign(sim, used, sim->n_cores, true, core, would);
+	assign(sim, used, cores, n, true, core, would);
 	sim_decided(sim, sim_cpu_us() - start);
 	if (variance(would, sim->n_cores) > 0.75 * variance(is, sim->n_cores))
 		return;
@@ -332,43 +379,57 @@ static void ovs_step(struct sim *sim, void *state, bool now)
 
 /* ------------------------------------------------------------ RSS++ */
 
-/* From the most to the least loaded core, the queue that fits the difference best, until none is off by 5 %. */
-static void rsspp_even(struct sim *sim, const double *used, double *load, unsigned n)
+/*
+ * From the most to the least loaded core, the queue that fits the difference best, until none is off by 5 %.  Only
+ * the first n of these cores stay: what is on another one comes first.
+ */
+static void rsspp_even(struct sim *sim, const double *used, double *load, const unsigned *cores, unsigned n)
 {
+	bool stays[SIM_CORES_MAX] = {0};
+
+	for (unsigned k = 0; k < n; k++)
+		stays[cores[k]] = true;
 	for (unsigned step = 0; step < sim->n_queues; step++) {
-		unsigned from = 0, to = 0, best = sim->n_queues;
+		unsigned from = 0, to = cores[0], best = sim->n_queues;
 		double half;
 
-		for (unsigned i = 0; i < sim->n_cores; i++) {
-			/* What is on a core that goes comes first. */
-			if ((i >= n && load[i] > 0 ? 1000 : 0) + load[i] >
-			    (from >= n && load[from] > 0 ? 1000 : 0) + load[from])
+		for (unsigned i = 0; i < sim->n_cores; i++)
+			if ((!stays[i] && load[i] > 0 ? 1000 : 0) + load[i] >
+			    (!stays[from] && load[from] > 0 ? 1000 : 0) + load[from])
 				from = i;
-			if (i < n && load[i] < load[to])
-				to = i;
-		}
-		half = from >= n ? INFINITY : (load[from] - load[to]) / 2;
+		for (unsigned k = 1; k < n; k++)
+			if (load[cores[k]] < load[to])
+				to = cores[k];
+		half = !stays[from] ? INFINITY : (load[from] - load[to]) / 2;
 		if (from == to || half < 0.025)
 			break;
 		for (unsigned i = 0; i < sim->n_queues; i++)
-			if (sim->core[i] == from && used[i] > 0 && used[i] <= half &&
+			if (sim->core[i] == from && !sim->pinned[i] && used[i] > 0 && used[i] <= half &&
 			    (best == sim->n_queues || used[i] > used[best]))
 				best = i;
-		if (best == sim->n_queues)
-			break;
+		if (best == sim->n_queues) {
+			if (stays[from])
+				break;
+			load[from] = 0; /* what is left there is pinned */
+			continue;
+		}
 		load[from] -= used[best];
 		load[to] += used[best];
-		if (from >= n && load[from] < 1e-9)
+		if (!stays[from] && load[from] < 1e-9)
 			load[from] = 0;
 		sim_move(sim, best, to);
 	}
+	/* Idle queues go too. */
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		if (!stays[sim->core[i]])
+			sim_move(sim, i, cores[i % n]);
 }
 
 static void rsspp_step(struct sim *sim, void *state, bool now)
 {
 	static double used[SIM_QUEUES_MAX];
 	double load[SIM_CORES_MAX] = {0}, total = 0, start = sim_cpu_us();
-	unsigned n = sim->n_active;
+	unsigned cores[SIM_CORES_MAX], kept, most, n = sim->n_active;
 
 	(void)state;
 	if (!now && !due(sim, 100))
@@ -378,22 +439,15 @@ static void rsspp_step(struct sim *sim, void *state, bool now)
 		load[sim->core[i]] += used[i];
 		total += used[i];
 	}
+	most = usable(sim, cores, &kept);
 	/* A core more when the mean is above the target, one less when the others would stay below it. */
-	if (!now && total / n > 0.8 && n < sim->n_cores)
+	if (!now && total / n > 0.8 && n < most)
 		n++;
 	else if (!now && n > 1 && total / (n - 1) < 0.8)
 		n--;
-	for (unsigned i = 0; i < n; i++)
-		sim_set_active(sim, i, true);
-	rsspp_even(sim, used, load, n);
-	if (n < sim->n_active) {
-		/* Idle queues go too. */
-		for (unsigned i = 0; i < sim->n_queues; i++)
-			if (sim->core[i] >= n)
-				sim_move(sim, i, i % n);
-		for (unsigned i = n; i < sim->n_cores; i++)
-			sim_set_active(sim, i, false);
-	}
+	n = n < kept ? kept : n > most ? most : n;
+	rsspp_even(sim, used, load, cores, n);
+	set_awake(sim, cores, n);
 	sim_decided(sim, sim_cpu_us() - start);
 }
 
@@ -455,18 +509,19 @@ static void optimum_step(struct sim *sim, void *state, bool now)
 }
 
 const struct sim_planner sim_planners[] = {
-    {"dvmq", "the planner of the daemon", own_begin, own_step, own_end},
-    {"dvmq-awake", "the same, with every core kept active", awake_begin, own_step, own_end},
-    {"static", "static VMQ: a core per queue first come, first served, the rest on the default queue's core",
+    {"dvmq", "the planner of the daemon", SIM_OWN, own_begin, own_step, own_end},
+    {"dvmq-awake", "the same, with every core kept active", SIM_YARDSTICK, awake_begin, own_step, own_end},
+    {"static", "static VMQ: a core per queue first come, first served, the rest on the default queue's core", SIM_AWAKE,
      static_begin, fixed_step, nothing_end},
-    {"roundrobin", "queues to cores in turn, fixed", robin_begin, fixed_step, nothing_end},
-    {"ovs", "OVS auto load balance: 95 % busy in 12 windows of 5 s, once a minute, 25 % less variance", ovs_begin,
-     ovs_step, free},
-    {"rss++", "RSS++: every 100 ms, by consumed cycles, target 0.8", lpt_begin, rsspp_step, nothing_end},
-    {"lpt", "largest first to the emptiest core, from scratch every 50 ms, by demand", lpt_begin, lpt_step,
+    {"roundrobin", "queues to cores in turn, fixed", SIM_AWAKE, robin_begin, fixed_step, nothing_end},
+    {"ovs", "OVS auto load balance: 95 % busy in 12 windows of 5 s, once a minute, 25 % less variance", SIM_AWAKE,
+     ovs_begin, ovs_step, free},
+    {"rss++", "RSS++: every 100 ms, by consumed cycles, target 0.8", SIM_PARKS, lpt_begin, rsspp_step, nothing_end},
+    {"lpt", "largest first to the emptiest core, from scratch every 50 ms, by demand", SIM_PARKS, lpt_begin, lpt_step,
      nothing_end},
-    {"ideal", "lpt every ms: what a reaction of 1 ms can reach when moves cost nothing", lpt_begin, ideal_step,
+    {"ideal", "lpt every ms: what a reaction of 1 ms can reach when moves cost nothing", SIM_YARDSTICK, lpt_begin,
+     ideal_step, nothing_end},
+    {"optimum", "the exact optimum; one decision, at most 16 queues", SIM_YARDSTICK, lpt_begin, optimum_step,
      nothing_end},
-    {"optimum", "the exact optimum; one decision, at most 16 queues", lpt_begin, optimum_step, nothing_end},
     {0},
 };

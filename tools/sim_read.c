@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Snapshots from JSON; every error names the file and the path of the value. */
+/* A snapshot from JSON; every error names the file and the path of the value. */
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -175,9 +175,9 @@ static void read_params(struct reader *r, json_t *object, struct sim_input *in)
 		const char *key;
 		double *value;
 	} keys[] = {
-	    {"high", &p->high},	      {"target", &p->target},	{"margin", &p->margin},
-	    {"fast_ms", &p->fast_ms}, {"slow_ms", &p->slow_ms}, {"cooldown_ms", &p->cooldown_ms},
-	    {"hold_ms", &p->hold_ms},
+	    {"high", &p->high},	      {"target", &p->target},	      {"margin", &p->margin},
+	    {"fast_ms", &p->fast_ms}, {"slow_ms", &p->slow_ms},	      {"cooldown_ms", &p->cooldown_ms},
+	    {"hold_ms", &p->hold_ms}, {"budget_percent", &p->budget},
 	};
 	const char *key, *why, *wrong;
 	json_t *value;
@@ -207,7 +207,7 @@ static void read_params(struct reader *r, json_t *object, struct sim_input *in)
 	}
 	wrong = r->failed ? NULL : dvmq_balance_check(p, &why);
 	if (wrong)
-		complain(r, wrong, "%s", why);
+		complain(r, strcmp(wrong, "budget") == 0 ? "budget_percent" : wrong, "%s", why);
 }
 
 int sim_read(const char *what, json_t *root, struct sim_input *ret_input)
@@ -257,139 +257,4 @@ void sim_input_free(struct sim_input *input)
 	free(input->names);
 	free(input->queues);
 	free(input->cores);
-}
-
-/* The same queues in every frame, in the order of their first appearance; where one is missing it needs nothing. */
-static int align(struct sim_input *frames, unsigned n)
-{
-	json_t *places = json_object();
-	unsigned n_queues = 0;
-	int ret = 0;
-
-	for (unsigned f = 0; f < n; f++)
-		for (unsigned i = 0; i < frames[f].snapshot.n_queues; i++)
-			if (!json_object_get(places, frames[f].names[i]))
-				json_object_set_new(places, frames[f].names[i], json_integer(n_queues++));
-	if (n_queues > SIM_QUEUES_MAX) {
-		fprintf(stderr, "dvmq-sim: the trace has %u queues, more than %d\n", n_queues, SIM_QUEUES_MAX);
-		n = 0;
-		ret = -1;
-	}
-	for (unsigned f = 0; f < n && ret == 0; f++) {
-		struct sim_input *in = &frames[f];
-		struct dvmq_balance_queue *queues = calloc(n_queues + 1, sizeof(*queues));
-
-		if (!queues) {
-			fprintf(stderr, "dvmq-sim: out of memory\n");
-			ret = -1;
-			break;
-		}
-		for (unsigned i = 0; i < n_queues; i++)
-			queues[i] = (struct dvmq_balance_queue){
-			    .id = i, .core = frames[0].cores[0].id, .numa = -1, .age_ms = -1};
-		for (unsigned i = 0; i < in->snapshot.n_queues; i++) {
-			unsigned place = json_integer_value(json_object_get(places, in->names[i]));
-
-			queues[place] = in->queues[i];
-			queues[place].id = place;
-			free(in->names[i]);
-		}
-		free(in->names);
-		in->names = NULL;
-		free(in->queues);
-		in->queues = queues;
-		in->snapshot.queues = queues;
-		in->snapshot.n_queues = n_queues;
-	}
-	json_decref(places);
-	return ret;
-}
-
-void sim_free_trace(struct sim_input *frames, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++)
-		sim_input_free(&frames[i]);
-	free(frames);
-}
-
-/* One line of a trace; 0: read, 1: no JSON, -1: wrong. */
-static int read_frame(const char *file, unsigned number, const char *line, struct sim_input *ret_input,
-		      json_error_t *error)
-{
-	json_t *root = json_loads(line, 0, error);
-	char what[256];
-	int ret;
-
-	if (!root)
-		return 1;
-	snprintf(what, sizeof(what), "%s:%u", file, number);
-	ret = sim_read(what, root, ret_input);
-	if (ret == 0 && !json_is_number(json_object_get(root, "t_ms"))) {
-		fprintf(stderr, "%s: $.t_ms: is missing; must be a number\n", what);
-		sim_input_free(ret_input);
-		ret = -1;
-	}
-	json_decref(root);
-	return ret;
-}
-
-int sim_read_trace(const char *file, struct sim_input **ret_frames, unsigned *ret_n)
-{
-	FILE *from = fopen(file, "r");
-	struct sim_input *frames = NULL;
-	unsigned n = 0, number = 0;
-	json_error_t error;
-	char *line = NULL;
-	size_t room = 0;
-	int ret = 0;
-
-	if (!from) {
-		fprintf(stderr, "%s: cannot be read: %m\n", file);
-		return -1;
-	}
-	while (ret == 0 && getline(&line, &room, from) >= 0) {
-		struct sim_input *more = realloc(frames, (n + 1) * sizeof(*frames));
-
-		number++;
-		if (!more) {
-			fprintf(stderr, "dvmq-sim: out of memory\n");
-			ret = -1;
-			break;
-		}
-		frames = more;
-		ret = read_frame(file, number, line, &frames[n], &error);
-		if (ret > 0) {
-			int next = fgetc(from);
-
-			if (next == EOF && n > 0) {
-				fprintf(stderr, "%s:%u: the last line is cut off (%s); using the %u before it\n", file,
-					number, error.text, n);
-				ret = 0;
-				break;
-			}
-			fprintf(stderr, "%s:%u:%d: no valid JSON: %s\n", file, number, error.column, error.text);
-			ret = -1;
-		} else if (ret == 0) {
-			n++;
-			if (n > 1 && frames[n - 1].snapshot.now_ms < frames[n - 2].snapshot.now_ms) {
-				fprintf(stderr, "%s:%u: $.t_ms: is before that of the line above\n", file, number);
-				ret = -1;
-			}
-		}
-	}
-	free(line);
-	fclose(from);
-	if (ret == 0 && n == 0) {
-		fprintf(stderr, "%s: is empty; a trace has one snapshot per line\n", file);
-		ret = -1;
-	}
-	if (ret == 0)
-		ret = align(frames, n);
-	if (ret < 0) {
-		sim_free_trace(frames, n);
-		return -1;
-	}
-	*ret_frames = frames;
-	*ret_n = n;
-	return 0;
 }

@@ -6,9 +6,6 @@
 
 #include "sim.h"
 
-/* docs/balancer.md has the model of places. */
-#define REMOTE	  0.25 /* a queue needs so much more when its memory is on another node */
-#define SMT	  0.30 /* and so much beside a fully busy sibling */
 #define UNDONE_MS 1000 /* a queue that is back on the core it left within this time: the move was for nothing */
 
 /* xorshift64*: the same numbers on every machine. */
@@ -36,7 +33,7 @@ bool sim_remote(const struct sim *sim, unsigned queue, unsigned core)
 
 static double local_need(const struct sim *sim, unsigned queue, unsigned core)
 {
-	return sim->demand[queue] * (sim_remote(sim, queue, core) ? 1 + REMOTE : 1);
+	return sim->demand[queue] * (sim_remote(sim, queue, core) ? 1 + SIM_REMOTE : 1);
 }
 
 void sim_add_up(struct sim *sim)
@@ -48,17 +45,17 @@ void sim_add_up(struct sim *sim)
 		alone[sim->core[i]] += sim->need[i];
 	}
 	for (unsigned i = 0; i < sim->n_cores; i++)
-		sim->load[i] = alone[i] * (sim->sibling[i] < 0 ? 1 : 1 + SMT * fmin(1, alone[sim->sibling[i]]));
+		sim->load[i] = alone[i] * (sim->sibling[i] < 0 ? 1 : 1 + SIM_SMT * fmin(1, alone[sim->sibling[i]]));
 	for (unsigned i = 0; i < sim->n_queues; i++)
 		if (sim->sibling[sim->core[i]] >= 0)
-			sim->need[i] *= 1 + SMT * fmin(1, alone[sim->sibling[sim->core[i]]]);
+			sim->need[i] *= 1 + SIM_SMT * fmin(1, alone[sim->sibling[sim->core[i]]]);
 }
 
 void sim_move(struct sim *sim, unsigned queue, unsigned core)
 {
 	unsigned from = sim->core[queue];
 
-	if (from == core)
+	if (from == core || sim->pinned[queue])
 		return;
 	sim->moves++;
 	sim->undone += sim->came_from[queue] == core && sim->now_ms - sim->moved_ms[queue] <= UNDONE_MS;
@@ -94,13 +91,8 @@ static void set_demand(const struct sim_job *job, struct sim *sim, unsigned *fra
 			job->scenario->step(sim);
 		return;
 	}
-	while (*frame < job->n_frames &&
-	       job->frames[*frame].snapshot.now_ms - job->frames[0].snapshot.now_ms <= sim->now_ms) {
-		const struct sim_input *in = &job->frames[(*frame)++];
-
-		for (unsigned i = 0; i < sim->n_queues; i++)
-			sim->demand[i] = in->queues[i].demand > 0 ? in->queues[i].demand : 0;
-	}
+	while (*frame < job->n_frames && job->frames[*frame].snapshot.now_ms <= sim->now_ms)
+		sim_replay(sim, &job->frames[(*frame)++]);
 }
 
 /* As if it had gone on for long: on as many cores as it needs. */
@@ -115,19 +107,6 @@ static void place_for_start(struct sim *sim)
 	for (unsigned i = n; i < sim->n_cores; i++)
 		sim_set_active(sim, i, false);
 	sim_place_by_size(sim, n);
-}
-
-/* Nodes and siblings of a trace; cores go by their place here, and an unknown node is near to everything. */
-static void take_places(struct sim *sim, const struct sim_input *in)
-{
-	for (unsigned i = 0; i < sim->n_cores; i++) {
-		sim->core_node[i] = in->cores[i].numa;
-		for (unsigned k = 0; k < sim->n_cores; k++)
-			if (k != i && in->cores[i].sibling >= 0 && in->cores[k].id == (unsigned)in->cores[i].sibling)
-				sim->sibling[i] = k;
-	}
-	for (unsigned i = 0; i < sim->n_queues; i++)
-		sim->queue_node[i] = in->queues[i].numa;
 }
 
 static void begin(const struct sim_job *job, struct sim *sim, unsigned trial)
@@ -150,18 +129,7 @@ static void begin(const struct sim_job *job, struct sim *sim, unsigned trial)
 		sim->sibling[i] = -1;
 	}
 	if (job->frames) {
-		sim->params = job->frames[0].params;
-		take_places(sim, &job->frames[0]);
-		for (unsigned i = 0; i < sim->n_queues; i++) {
-			const struct dvmq_balance_queue *q = &job->frames[0].queues[i];
-
-			sim->group[i] = q->group;
-			sim->core[i] = 0;
-			/* Cores go by their place here. */
-			for (unsigned c = 0; c < sim->n_cores; c++)
-				if (job->frames[0].cores[c].id == q->core)
-					sim->core[i] = c;
-		}
+		sim_replay_begin(sim, &job->frames[0]);
 		return;
 	}
 	job->scenario->begin(sim);
@@ -222,8 +190,7 @@ static void count_tick(const struct sim *sim, struct sums *sums)
 static void run_time(const struct sim_job *job, struct sim *sim, const struct sim_planner *planner, void *state,
 		     struct sim_result *result, struct sums *sums, unsigned trial)
 {
-	double end = job->frames ? job->frames[job->n_frames - 1].snapshot.now_ms - job->frames[0].snapshot.now_ms
-				 : job->scenario->seconds * 1000;
+	double end = job->frames ? job->frames[job->n_frames - 1].snapshot.now_ms : job->scenario->seconds * 1000;
 	double every = fmax(1, ceil(end / SIM_SAMPLES));
 	unsigned frame = 0;
 
@@ -279,6 +246,7 @@ static int run_planner(const struct sim_job *job, struct sim *sim, const struct 
 	result->n_decisions = sim->n_decisions;
 	if (!once) {
 		result->overload = sums.overload / sums.cores;
+		result->overload_ms = 1000 * sums.overload / sums.ticks;
 		result->remote = sums.demand > 0 ? sums.remote / sums.demand : 0;
 		result->left = sums.left / sums.cores;
 		result->mean_cores = sums.cores / sums.ticks;

@@ -7,7 +7,10 @@
  * the queues are at the end and where they were.  A queue that goes to and fro
  * during the search therefore costs nothing.
  *
- * balance.c  parameters, history, the two loops, the number of cores
+ * balance.c  parameters, history, the plan and its reasons
+ * fast.c     the fast loop
+ * slow.c     the slow loop
+ * cores.c    how many cores are awake, and which
  * work.c     the working copy: load, place, cost of a move
  * bound.c    what no assignment can beat
  * repair.c   the search for an assignment with few moves
@@ -31,6 +34,9 @@
 #define SETTLE_MS     1000.0 /* a queue that moved within this time moves again only for want of others; ms */
 #define RECENT_COST   0.05   /* what such a move costs in the fit, in cores */
 #define BACK_COST     0.50   /* what it costs if it would take the queue back where it came from, in cores */
+#define WINDOW	      16     /* parts of hold_ms in which the need of cores is remembered */
+#define SERVES_MIN    0.01   /* demand of a queue worth moving in the fast loop, in cores */
+#define ECONOMY_SHARE 0.1    /* least that a move to a cheaper place saves, as a share of the demand: above noise */
 #define NODES_MAX     64     /* nodes above this one count as unknown */
 #define EPSILON	      1e-9
 
@@ -98,6 +104,64 @@ struct work {
 	double lower; /* lower bound of the load of the busiest core */
 	uint8_t distance[NODES_MAX][NODES_MAX];
 };
+
+/* A backlog on a core. */
+struct streak {
+	unsigned core;
+	double since_ms; /* clock of the first of the fast calls in a row that saw a backlog on it, < 0: none */
+};
+
+/* What is remembered between calls. */
+struct history {
+	bool started;	   /* there was a call */
+	bool slow_started; /* there was a call of the slow loop */
+	bool fast_started;
+	double last_ms;		   /* now_ms of the last call */
+	double clock_ms;	   /* time that counts, since the history began */
+	double tokens;		   /* moves the budget allows; below 0: owed */
+	unsigned need[WINDOW + 1]; /* most cores needed, per part of hold_ms */
+	unsigned long part;	   /* part of the newest entry */
+	double uneven_ms;	   /* clock since which the load has been uneven, < 0: it is not */
+	double hopeless_ms;	   /* clock until which the fast loop does not search for more than one move */
+	unsigned n_streaks;
+};
+
+struct dvmq_balance {
+	struct dvmq_balance_params params;
+	struct history history;
+	struct streak *streaks; /* part of the history, in the order of the snapshot's cores */
+	struct work work;
+	struct dvmq_move *moves;
+	struct dvmq_core_action *activate, *park;
+	struct dvmq_saturated *saturated;
+	unsigned core_room, queue_room;
+	unsigned n_activate;
+	double goal; /* level of the last repair, for the reasons */
+	bool stands; /* the fast loop acted on a backlog, for the reasons */
+};
+
+/* A move in hand. */
+struct step {
+	int queue, to;
+	double score;
+};
+
+/* fast.c, slow.c: they return why nothing was done, or NULL. */
+const char *dvmq_fast(struct dvmq_balance *b, bool dry);
+const char *dvmq_slow(struct dvmq_balance *b, uint32_t max_moves);
+void dvmq_slow_end_wide(struct dvmq_balance *b);
+
+/* cores.c */
+unsigned dvmq_cores_remember(struct dvmq_balance *b, unsigned need);
+unsigned dvmq_cores_open(const struct work *w);
+void dvmq_cores_wake(struct dvmq_balance *b, int core, const char *format, ...) __attribute__((format(printf, 3, 4)));
+int dvmq_cores_pick(const struct work *w, int numa);
+void dvmq_cores_wishes(struct dvmq_balance *b);
+int dvmq_cores_hottest(struct work *w);
+int dvmq_cores_node(const struct work *w, int core);
+void dvmq_cores_grow(struct dvmq_balance *b);
+bool dvmq_cores_may_park(const struct work *w);
+const char *dvmq_cores_shrink(struct dvmq_balance *b, unsigned need, unsigned most);
 
 /* work.c */
 void dvmq_work_load(struct work *w);

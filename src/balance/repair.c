@@ -36,6 +36,14 @@ static bool pays(double relief, double cost)
 	return cost <= 0 || relief > cost;
 }
 
+/* What it is worth: a core that is not overloaded is no burden, and evenness alone is not worth a dearer place. */
+static double worth(const struct work *w, int core, double level)
+{
+	double load = w->cores[core].load;
+
+	return load - (load > w->params->high ? level : fmax(level, w->params->target));
+}
+
 /*
  * The core for a queue: the tightest of those it fits on, minding distance,
  * sibling and VM mates.  `relief`: what leaving its core is worth.  NONE: no
@@ -277,7 +285,7 @@ static bool ease(struct work *w, double excess, double relief, double room, bool
 static bool mend(struct work *w, int c, double level)
 {
 	double excess = w->cores[c].load - w->cores[c].level;
-	double relief = w->cores[c].load - level;
+	double relief = worth(w, c, level);
 	unsigned n = dvmq_work_gather(w, c);
 	double room = -1; /* the most that another core has */
 
@@ -373,7 +381,7 @@ double dvmq_repair_excess(struct work *w, double level)
 static void separate(struct work *w, double level)
 {
 	for (unsigned i = 0; i < w->n_cores; i++) {
-		double kept = 0;
+		double kept = 0, relief;
 		unsigned n;
 
 		if (!w->cores[i].active || w->cores[i].load <= level || dvmq_work_largest(w, i) <= level / LARGE_PARTS)
@@ -382,6 +390,7 @@ static void separate(struct work *w, double level)
 			if (w->queues[q].demand > level / LARGE_PARTS && w->queues[q].fixed)
 				kept += w->queues[q].demand;
 		n = dvmq_work_gather(w, i);
+		relief = w->cores[i].load > w->params->high ? INFINITY : worth(w, i, level);
 		for (unsigned k = 0; k < n && may_move(w, 1); k++) {
 			double demand = w->queues[w->list[k]].demand, score;
 			int d = NONE;
@@ -389,9 +398,11 @@ static void separate(struct work *w, double level)
 			if (demand <= level / LARGE_PARTS)
 				break;
 			if (kept > 0 && kept + demand > level) {
-				d = best_fit(w, w->list[k], INFINITY, &score);
+				d = best_fit(w, w->list[k], relief, &score);
 				if (d == NONE)
 					d = emptiest(w, w->list[k], fmax(level - demand, level / LARGE_PARTS));
+				if (d != NONE && !pays(relief, dvmq_work_cost(w, &w->queues[w->list[k]], i, d)))
+					d = NONE;
 			}
 			if (d != NONE)
 				dvmq_work_place(w, w->list[k], d);
@@ -453,7 +464,7 @@ static int find_house(struct work *w, int core, double level, double large, int 
 
 		/* Not where even the largest would be too many. */
 		if (!d->open || (int)k == core || largest > large || excess > (best - after) * largest ||
-		    !pays(c->load - level, dvmq_work_cost(w, &w->queues[queue], core, k)))
+		    !pays(worth(w, core, level), dvmq_work_cost(w, &w->queues[queue], core, k)))
 			continue;
 		const double *sizes = list_sizes(w, k);
 
@@ -491,10 +502,10 @@ static void rehouse(struct work *w, double level)
 }
 
 /* The pair of steps between c and d (move, or exchange) that lowers the worse of the two most. */
-static bool level_out(struct work *w, int c)
+static bool level_out(struct work *w, int c, double level)
 {
 	unsigned n = dvmq_work_gather(w, c);
-	double best = w->cores[c].load - w->cores[c].level - EPSILON;
+	double best = w->cores[c].load - w->cores[c].level - EPSILON, relief = worth(w, c, level);
 	int out = NONE, in = NONE, to = NONE;
 
 	best -= w->cores[c].level / 1000;
@@ -513,7 +524,9 @@ static bool level_out(struct work *w, int c)
 				double score = a > b ? a : b;
 
 				if (score < best && (r == NONE || !w->queues[r].fixed) &&
-				    may_move(w, r == NONE ? 1 : 2)) {
+				    may_move(w, r == NONE ? 1 : 2) &&
+				    pays(relief, dvmq_work_cost(w, &w->queues[w->list[i]], c, k) +
+						     (r == NONE ? 0 : dvmq_work_cost(w, &w->queues[r], k, c)))) {
 					best = score;
 					out = w->list[i];
 					in = r;
@@ -566,7 +579,7 @@ void dvmq_repair(struct work *w, double level)
 	for (unsigned i = 0; i < w->n_cores; i++)
 		w->cores[i].tried = false;
 	while (rounds++ < 4 * w->n_cores && (c = worst(w)) != NONE)
-		if (!mend(w, c, level) && !level_out(w, c))
+		if (!mend(w, c, level) && !level_out(w, c, level))
 			w->cores[c].tried = true;
 	go_home(w);
 }

@@ -136,8 +136,8 @@ static void print_queues(FILE *out, const struct dvmq_snapshot *snapshot, struct
 }
 
 /*
- * Without `budget`, which in a snapshot is the most moves of that one plan.  Printed and not built as a json_t: there
- * may be thousands of queues, 20 times a second.
+ * The rate of moves as `budget_percent`: `budget` is the most moves of one plan in a snapshot.  Printed and not built
+ * as a json_t: there may be thousands of queues, 20 times a second.
  */
 static void print_snapshot(FILE *out, const struct dvmq_snapshot *snapshot, struct dvmq_queue *const *queues)
 {
@@ -145,8 +145,9 @@ static void print_snapshot(FILE *out, const struct dvmq_snapshot *snapshot, stru
 
 	fprintf(out, "{\"t_ms\":%.3f,\"slow\":true,\"params\":{\"high\":%.9g,\"target\":%.9g,\"margin\":%.9g,",
 		snapshot->now_ms, p->high, p->target, p->margin);
-	fprintf(out, "\"fast_ms\":%.9g,\"slow_ms\":%.9g,\"cooldown_ms\":%.9g,\"hold_ms\":%.9g},\"cores\":[", p->fast_ms,
-		p->slow_ms, p->cooldown_ms, p->hold_ms);
+	fprintf(out, "\"fast_ms\":%.9g,\"slow_ms\":%.9g,\"budget_percent\":%.9g,\"cooldown_ms\":%.9g,", p->fast_ms,
+		p->slow_ms, p->budget, p->cooldown_ms);
+	fprintf(out, "\"hold_ms\":%.9g},\"cores\":[", p->hold_ms);
 	print_cores(out, snapshot);
 	fputs("],\"queues\":[", out);
 	print_queues(out, snapshot, queues);

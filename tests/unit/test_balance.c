@@ -376,9 +376,32 @@ static void test_fast_backlog(void)
 	world.now_ms += 1;
 	fast();
 	CU_ASSERT_EQUAL(plan.n_moves, 0);
-	world.now_ms += 1;
+	/* However often it is asked for within a millisecond. */
+	for (unsigned i = 0; i < 4; i++) {
+		world.now_ms += 0.1;
+		fast();
+		CU_ASSERT_EQUAL(plan.n_moves, 0);
+	}
+	world.now_ms += 0.6;
 	fast();
 	CU_ASSERT_EQUAL(plan.n_moves, 1);
+	/* A call that sees it gone begins anew; calls may be far apart. */
+	begin(2, 2);
+	add(0, 0.4);
+	add(0, 0.3);
+	fast();
+	for (unsigned i = 0; i < 6; i++) {
+		world.now_ms += 10;
+		queues[0].occupancy = i % 2 ? 0 : 0.8;
+		fast();
+		CU_ASSERT_EQUAL(plan.n_moves, 0);
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		world.now_ms += 10;
+		queues[0].occupancy = 0.8;
+		fast();
+		CU_ASSERT_EQUAL(plan.n_moves, i);
+	}
 	/* A queue alone on its core gains nothing by moving. */
 	begin(2, 2);
 	add(0, 0.4)->occupancy = 1;
@@ -588,6 +611,32 @@ static void test_parks_after_hold(void)
 	run_slow(60000);
 	CU_ASSERT_EQUAL(count_active(), 1);
 	CU_ASSERT(max_load() <= 0.8 + 1e-9);
+}
+
+/* Nothing is evened out that the next parking would undo. */
+static void test_no_evenness_before_parking(void)
+{
+	begin(2, 2);
+	for (unsigned i = 0; i < 8; i++)
+		add(i / 4, 0.15);
+	run_slow(3100); /* so that the past is forgotten a little later than hold_ms, as mostly */
+	for (unsigned i = 4; i < 8; i++)
+		queues[i].demand = 0.02;
+	for (unsigned i = 0; i < 60 && count_active() == 2; i++) {
+		run_slow(50);
+		CU_ASSERT(plan.n_moves == 0 || plan.n_park == 1);
+	}
+	CU_ASSERT_EQUAL(count_active(), 1);
+	/* Where no core may park it is. */
+	begin(2, 2);
+	for (unsigned i = 0; i < 8; i++)
+		add(i / 4, 0.15);
+	cores[0].wish = cores[1].wish = DVMQ_CORE_KEEP_ACTIVE;
+	run_slow(3000);
+	for (unsigned i = 4; i < 8; i++)
+		queues[i].demand = 0.02;
+	run_slow(2200);
+	CU_ASSERT(max_load() <= 0.36);
 }
 
 /* A load that comes back within hold_ms finds its cores awake. */
@@ -800,6 +849,21 @@ static void test_numa(void)
 	add(1, 0.7)->numa = 1;
 	run_slow(100);
 	CU_ASSERT_EQUAL(queues[1].core, 0);
+	/* For evenness alone nobody leaves his node, by no kind of step. */
+	for (unsigned trial = 0; trial < 200; trial++) {
+		begin(4, 4);
+		seed += trial * 0x9E3779B97F4A7C15ull;
+		for (unsigned i = 0; i < 4; i++) {
+			cores[i].numa = i % 2;
+			cores[i].wish = DVMQ_CORE_KEEP_ACTIVE;
+		}
+		for (unsigned i = 0; i < 12; i++)
+			add(i % 6 ? 0 : 2, 0.06 * uniform())->numa = 0;
+		queues[11].demand = trial % 2 ? 0.3 : 0.1;
+		slow();
+		for (unsigned i = 0; i < 12; i++)
+			CU_ASSERT_EQUAL(queues[i].core % 2, 0);
+	}
 	/* What it needs more over there has to fit: 0.45 and a quarter more do not, below 0.9. */
 	begin(3, 2);
 	cores[1].numa = 1;
@@ -1443,6 +1507,7 @@ int main(void)
 	    {"cool-down", test_cooldown},
 	    {"cores: up at once", test_wakes_what_it_needs},
 	    {"cores: down after hold_ms", test_parks_after_hold},
+	    {"cores: nothing is evened out before", test_no_evenness_before_parking},
 	    {"cores: the peak is remembered", test_hold_remembers_the_peak},
 	    {"cores: parking needs room", test_park_needs_room},
 	    {"cores: never none", test_never_below_one},

@@ -179,6 +179,45 @@ static void test_margin(void)
 	CU_ASSERT_STRING_EQUAL(plan.changes[0].reason, "port 1 needs it more: 2.5 MB/s, this one has 1.0 MB/s");
 }
 
+/* While its load may be changing a port stays as it is, whatever it may claim. */
+static void test_change_is_waited_for(void)
+{
+	begin(1, 8);
+	ports[0].pairs = ports[0].max = 4;
+	ports[0].bytes_per_s = 1e6;
+	run(2000);
+	CU_ASSERT_EQUAL(ports[0].holds, 1);
+	ports[0].bytes_per_s = 1e7;
+	ports[0].min = 2;
+	step(50);
+	CU_ASSERT_EQUAL(ports[0].holds, 1);
+	CU_ASSERT_TRUE(why_has(0, "1.0 MB/s, changing to 10.0 MB/s: acted on in the next call"));
+	step(50);
+	CU_ASSERT_EQUAL(ports[0].holds, 2);
+}
+
+/* With fewer queues than are held nobody grows: what is lost is lost by the weakest, and then the best may claim. */
+static void test_fewer_queues(void)
+{
+	begin(4, 3);
+	for (unsigned i = 0; i < 3; i++)
+		ports[i].bytes_per_s = 1e6 * (4 - i);
+	run(2000);
+	CU_ASSERT_EQUAL(held(), 3);
+	ports[3].bytes_per_s = 9e6;
+	step(50);
+	world.n_queues = 2;
+	step(50);
+	CU_ASSERT_EQUAL(ports[0].holds, 1);
+	CU_ASSERT_EQUAL(ports[1].holds, 1);
+	CU_ASSERT_EQUAL(held(), 2);
+	CU_ASSERT_EQUAL(plan.n_changes, 1);
+	CU_ASSERT_TRUE(why_has(2, "only 2 queues are left for all"));
+	step(50);
+	CU_ASSERT_EQUAL(ports[3].holds, 1);
+	CU_ASSERT_EQUAL(ports[0].holds, 1);
+}
+
 /* A load that is there for one call only was a burst, or a window that lay across a change. */
 static void test_spike(void)
 {
@@ -387,6 +426,26 @@ static void test_cold_software(void)
 	run(1000);
 	CU_ASSERT_EQUAL(ports[0].holds, 0);
 	CU_ASSERT_EQUAL(n_changes, 2);
+}
+
+/* The same load, a little above the limit: who is warm stays warm, who is cold stays cold. */
+static void test_cold_margin(void)
+{
+	begin(2, 2);
+	renew_share(500);
+	ports[0].bytes_per_s = 20000;
+	ports[1].bytes_per_s = 5000;
+	run(2000);
+	CU_ASSERT_EQUAL(ports[0].holds, 1);
+	CU_ASSERT_EQUAL(ports[1].holds, 0);
+	ports[0].bytes_per_s = ports[1].bytes_per_s = 11000;
+	run(5000);
+	CU_ASSERT_EQUAL(ports[0].holds, 1);
+	CU_ASSERT_EQUAL(ports[1].holds, 0);
+	CU_ASSERT_TRUE(why_has(1, "cold"));
+	ports[1].bytes_per_s = 14000;
+	run(5000);
+	CU_ASSERT_EQUAL(ports[1].holds, 1);
 }
 
 static void test_cold_demand(void)
@@ -730,6 +789,8 @@ int main(void)
 	    {"queues go to most traffic, and the others are told what it takes", test_most_traffic},
 	    {"a challenger exceeds by a margin, in two calls", test_margin},
 	    {"one call is a burst", test_spike},
+	    {"a change is waited for", test_change_is_waited_for},
+	    {"fewer queues than are held", test_fewer_queues},
 	    {"weight", test_weight},
 	    {"min, max, pairs", test_min_max},
 	    {"min in the order of the configuration", test_min_order},
@@ -739,6 +800,7 @@ int main(void)
 	    {"cold ports of a NIC keep their queue until it is needed", test_cold_hardware},
 	    {"cold ports of a software uplink do not", test_cold_software},
 	    {"cold by demand", test_cold_demand},
+	    {"cold: to and fro", test_cold_margin},
 	    {"no flapping at the limit of cold", test_cold_limit},
 	    {"no flapping with noise", test_no_flapping},
 	    {"another ranking every second: 90 % of the best choice", test_reacts},
