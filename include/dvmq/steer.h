@@ -21,6 +21,7 @@ struct dvmq_binding {
 	uint16_t n;                        /* that it has */
 	uint16_t queues[DVMQ_MAX_PAIRS];   /* flow, vmdq, static: their numbers; [0, n) */
 	bool accepted;                     /* the NIC took the rule, or the configuration says so */
+	bool rule_works;                   /* as far as is known; if not, one that cannot be removed is gone already */
 	struct rte_flow *rule;             /* flow; NULL: none */
 	uint32_t rule_id;                  /* flow: counts from 0 on each uplink, as testpmd does */
 	char reason[256];                  /* what came of it in the NIC */

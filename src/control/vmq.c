@@ -143,9 +143,12 @@ static int let_go(struct dvmq_port *uplink, struct dvmq_port *port)
 
 	expect_steered(uplink, port, false);
 	if (uplink->steer->ops->detach(uplink, port, &err) < 0) {
-		DVMQ_LOG(ERR, "port %s on %s: %s; frames for it still go to its queues", port->conf.name,
-			 uplink->conf.name, err.text);
-		return -EIO;
+		DVMQ_LOG(ERR, "port %s on %s: %s; %s", port->conf.name, uplink->conf.name, err.text,
+			 b->rule_works ? "frames for it still go to its queues" : "it takes no frames, and counts as gone");
+		if (b->rule_works) {
+			snprintf(b->reason, sizeof(b->reason), "stays as it is: %.230s", err.text);
+			return -EIO;
+		}
 	}
 	for (unsigned i = 0; i < b->n; i++) {
 		struct dvmq_queue *queue = uplink->queues[b->queues[i]];
@@ -159,6 +162,24 @@ static int let_go(struct dvmq_port *uplink, struct dvmq_port *port)
 	return 0;
 }
 
+/* What it has, and what kept it from having all n. */
+static void tell_queues(const struct dvmq_port *uplink, const struct dvmq_port *port, unsigned got, unsigned n)
+{
+	struct dvmq_binding *b = &uplink->steer->bindings[port->index];
+	size_t used = 0;
+
+	if (got > 0)
+		used = (size_t)snprintf(b->reason, sizeof(b->reason), "%s: dst %02x:%02x:%02x:%02x:%02x:%02x%s",
+					dvmq_steering_name(uplink->steer->ops->steering),
+					RTE_ETHER_ADDR_BYTES(&port->conf.mac), port->vlan ? " and VLAN" : "");
+	if (got > 0 && got < n)
+		used += (size_t)snprintf(b->reason + used, sizeof(b->reason) - used, "; %u of %u queues: ", got, n);
+	if (got < n)
+		snprintf(b->reason + used, sizeof(b->reason) - used, "all %u queues of %s are taken; %s",
+			 uplink->n_queues - 1, uplink->conf.name,
+			 uplink->rx.n < uplink->rx.max ? "raise its queues =" : "the NIC has no more");
+}
+
 /* Steers the port to n free queues, which nobody polls yet.  How many it got; the binding says why not n. */
 static unsigned get_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
 {
@@ -167,8 +188,7 @@ static unsigned get_queues(struct dvmq_port *uplink, struct dvmq_port *port, uns
 	struct dvmq_err err = {0};
 
 	if (got == 0) {
-		snprintf(b->reason, sizeof(b->reason), "all %u queues of %s are taken; %s", uplink->n_queues - 1,
-			 uplink->conf.name, uplink->rx.n < uplink->rx.max ? "raise its queues =" : "the NIC has no more");
+		tell_queues(uplink, port, 0, n);
 		return 0;
 	}
 	if (take_from_workers(uplink, b->queues, got) < 0) {
@@ -176,9 +196,7 @@ static unsigned get_queues(struct dvmq_port *uplink, struct dvmq_port *port, uns
 		return 0;
 	}
 	if (uplink->steer->ops->attach(uplink, port, b->queues, got, &err) == 0) {
-		snprintf(b->reason, sizeof(b->reason), "%s: dst %02x:%02x:%02x:%02x:%02x:%02x%s",
-			 dvmq_steering_name(uplink->steer->ops->steering), RTE_ETHER_ADDR_BYTES(&port->conf.mac),
-			 port->vlan ? " and VLAN" : "");
+		tell_queues(uplink, port, got, n);
 		return got;
 	}
 	if (got > 1) {
@@ -202,6 +220,7 @@ static int set_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsi
 	bool had = b->n > 0;
 	struct dvmq_err err;
 	unsigned got = 0;
+	int ret = 0;
 
 	if (!uplink->up) { /* it has none now */
 		snprintf(b->reason, sizeof(b->reason), "the device of %s does not run", uplink->conf.name);
@@ -212,10 +231,12 @@ static int set_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsi
 		snprintf(b->reason, sizeof(b->reason), "stays as it is: %.230s", err.text);
 		return -ENOMEM;
 	}
-	if (had && let_go(uplink, port) < 0)
-		n = 0;
-	else if (n > 0)
+	if (had)
+		ret = let_go(uplink, port);
+	if (ret == 0 && n > 0)
 		got = get_queues(uplink, port, n);
+	if (ret == 0 && got < n)
+		ret = -ENOSPC;
 	if (got > 0)
 		drain_default_queues(uplink, port);
 	dvmq_soft_start(port);
@@ -224,11 +245,11 @@ static int set_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsi
 		dvmq_queue_to_vmq(uplink->queues[b->queues[i]], port);
 	if (b->n == 0) {
 		b->n = got;
-		b->accepted = got > 0;
+		b->accepted = b->rule_works = got > 0;
 	}
 	expect_steered(uplink, port, b->n > 0);
 	start_free_queues(uplink);
-	return got < n ? -ENOSPC : 0;
+	return ret;
 }
 
 static int set_soft_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
@@ -440,6 +461,7 @@ static void repair(struct dvmq_port *uplink, struct dvmq_port *port, uint64_t no
 		 uplink->conf.name);
 	dvmq_decide("repair", port->conf.name, -1, -1, reason);
 	b->repairs++;
+	b->rule_works = false;
 	b->repair_ms = now_ms + ((uint64_t)DVMQ_AUDIT_MS << RTE_MIN(b->fruitless, (unsigned)BACK_OFF_MAX));
 	b->fruitless++;
 	if (dvmq_vmq_set(uplink, port, 0) == 0)

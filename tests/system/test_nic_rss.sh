@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 #
 # A NIC that sorts gives one VM 1, 2, 4 and again 1 queue by RSS while its traffic runs: no flow is split, nothing
-# is lost, doubled or overtaken. Then two ports with one MAC in different VLANs.
-#
+# is lost, doubled or overtaken.#
 #	dvmq-traffic      dvmqd, two workers                                dvmq-traffic
 #	network ===== up0 rx0 ─────────────────────────────────────────────> vm2 ---- guests
 #	              by rule and RSS: rx1 [rx2 [rx3 rx4]] ─ 4 virtqueues ─> vm1
@@ -35,13 +34,4 @@ check "each of 4 queues gets frames" jq -en --argjson before "$before" --argjson
 	'[$after[], ($before[] | .packets *= -1)] | map(select(.queue | test("up0/rx[1-4]"))) | group_by(.queue)
 	| all(.[]; map(.packets) | add > 0)'
 check "vm2 has none" vmq '.[] | select(.port == "vm2").effective == 0'
-check "nothing is dropped" ctlq 'map(to_entries[] | select(.key | startswith("drop_")).value) | add == 0' show port stats all
 traffic_stop p2v v2p
-dvmqd_stop
-
-nic_start - < <(conf_switch 5 auto
-	conf_guest 1 "vlan = 100"
-	conf_guest 2 "vlan = 200" | sed "s/^mac = .*/mac = $(mac_of 1)/")
-check "one MAC in two VLANs: both have a queue" vmq 'length == 2 and all(.[]; .effective == 1 and .accepted)'
-check "by rules that tell the VLAN" nic_said 1 "^rule $(mac_of 1) vlan 100"
-check "of each" nic_said 1 "^rule $(mac_of 1) vlan 200"
