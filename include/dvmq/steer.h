@@ -101,6 +101,12 @@ struct dvmq_flow_spec {
 void dvmq_flow_spec(const struct dvmq_port_conf *port, const uint16_t *queues, unsigned n, uint64_t rss_types,
 		    struct dvmq_flow_spec *spec);
 
+/*
+ * Would the rule of `port` take frames of `other`, too?  One without VLAN takes tagged frames, and which of two rules
+ * goes first is the NIC's affair; when that changes, `other`'s frames would be overtaken.  Pure.
+ */
+bool dvmq_flow_clashes(const struct dvmq_port *port, const struct dvmq_port *other);
+
 /* --- vmdq.c --- */
 
 /*

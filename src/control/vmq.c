@@ -514,8 +514,22 @@ static void assign(struct dvmq_port *uplink, struct dvmq_port *port)
 		snprintf(b->reason, sizeof(b->reason), "no mac = in its section: no rule can name it");
 }
 
+/* Rules that would take the new port's frames, too, go before there are any. */
+static void end_clashes(struct dvmq_port *uplink, const struct dvmq_port *port)
+{
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		struct dvmq_port *other = dvmq_ports[i];
+
+		if (other != NULL && other->type != DVMQ_PORT_UPLINK && binding_of(uplink, other)->n > 0 &&
+		    dvmq_flow_clashes(other, port))
+			dvmq_vmq_set(uplink, other, 0);
+	}
+}
+
 static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port)
 {
+	if (uplink->steer->ops == &dvmq_steer_flow)
+		end_clashes(uplink, port);
 	*binding_of(uplink, port) = (struct dvmq_binding){0};
 	assign(uplink, port);
 }
