@@ -137,6 +137,12 @@ static void build_frames(const struct dvmq_actor *a)
 	}
 }
 
+static void address(const struct dvmq_actor *a, uint16_t n)
+{
+	for (unsigned i = 0; i < n; i++)
+		memcpy(dvmq_ring_frame(a->tx, a->tx->posted + i), a->dst[0], 6);
+}
+
 /* ---- stamps: the payload says who sent it, when, and as which packet ---- */
 
 static void stamp(struct dvmq_actor *a, uint16_t n, uint64_t now)
@@ -301,6 +307,8 @@ static unsigned act(struct dvmq_actor *a, uint64_t now)
 	a->sent += sent;
 	room = allowed(a, dvmq_ring_room(a->tx), now);
 	if (room) {
+		if (a->shares)
+			address(a, room);
 		if (dvmq_opt.stamp)
 			stamp(a, room, now);
 		dvmq_ring_give(a->tx, room);
@@ -530,8 +538,16 @@ static void add_guest(char *text)
 						: DVMQ_RECEIVE);
 }
 
-/* The network behind an uplink: a sender for each of its queues that is to be fed, a receiver for each of its TX
- * queues. */
+static struct dvmq_actor *find_receiver(const struct dvmq_side *side, const uint8_t *mac)
+{
+	for (unsigned i = 0; i < side->n; i++)
+		if (side->actors[i]->counts && memcmp(side->actors[i]->mac, mac, 6) == 0)
+			return side->actors[i];
+	dvmq_die("credit: the guest has to stand before the network that sends to it");
+}
+
+/* The network behind an uplink: a sender for each of its queues that is to be fed, or several for one; a receiver for
+ * each of its TX queues. */
 static void add_memif(char *text)
 {
 	struct spec s = parse_spec(text);
@@ -549,11 +565,16 @@ static void add_memif(char *text)
 		add_actor(&s, &memif->rx[i], NULL, DVMQ_RECEIVE);
 	for (unsigned i = 0; i < senders;
 	     i++) { /* the last rings, so that queue 0 of several stays for what has none */
+		struct dvmq_actor *sender;
 		struct spec one = s;
 
+		one.credit = false;
 		one.actor.n_dst = 1;
+		one.actor.shares = senders > s.tx;
 		memcpy(one.actor.dst[0], s.actor.dst[i], 6);
-		add_actor(&one, NULL, &memif->tx[s.tx > senders ? s.tx - senders + i : i % s.tx], DVMQ_SEND);
+		sender = add_actor(&one, NULL, &memif->tx[s.tx > senders ? s.tx - senders + i : i % s.tx], DVMQ_SEND);
+		if (s.credit)
+			sender->peer = find_receiver(sender->side, sender->dst[0]);
 	}
 }
 
@@ -575,6 +596,7 @@ static void usage(void)
 	     "                  [,size=64/1514..][,rate=PPS][,slots=N][,credit=1][,count=0][,stuck=buffers|one|kick]\n"
 	     "  --memif SPEC    "
 	     "path=SOCKET[,side=NAME][,tx=N][,rx=N][,mac=MAC][,dst=MAC/MAC..][,size=..][,rate=PPS][,slots=N]\n"
+	     "                  [,credit=1]\n"
 	     "\n"
 	     "A side is one switch. Commands on stdin; each is answered by lines of JSON:\n"
 	     "  pid SIDE PID                                   of the switch, so that others can be stopped while one "
@@ -584,6 +606,7 @@ static void usage(void)
 	     "  start SIDE, report, stop                       the same without an end\n"
 	     "  rate SIDE PPS                                  of all that send, in sum; negative: no limit; acts at "
 	     "once\n"
+	     "  rates SIDE PPS...                              of each that sends, in their order\n"
 	     "  step SIDE LOW HIGH LIMIT_MS PID TID            from one rate to another: when does that thread run?\n"
 	     "  wake SIDE TIMES GAP_US                         single packets after silence: latency\n"
 	     "  floor TIMES GAP_US                             the same for a thread on --switch-cpu that an eventfd "
