@@ -28,6 +28,7 @@ struct dvmq_binding {
 	char why[DVMQ_SHARE_REASON];       /* why it is to have that many */
 	uint64_t bytes;                    /* its queues took since it was last looked at */
 	uint64_t by_default_seen;          /* bytes by default queues as of then */
+	double late_ms;                    /* from the plan of its last change until that was made */
 	unsigned resume;                   /* queues that it had when its uplink stopped */
 	unsigned refusals;                 /* in a row, by the NIC; not before retry_ms again */
 	uint64_t retry_ms;
@@ -72,8 +73,8 @@ struct dvmq_steer {
 	struct dvmq_binding bindings[DVMQ_MAX_PORTS]; /* by port index */
 	uint32_t next_rule;                           /* flow: the id of the next one */
 	struct dvmq_share *share;                     /* with attach(): who shall have how many */
-	const struct dvmq_share_change *todo;         /* what it said last and is still to be done, in its memory */
-	unsigned n_todo;
+	const struct dvmq_share_change *shrink, *grow; /* what it said last and is still to be done, in its memory */
+	unsigned n_shrink, n_grow;
 	uint64_t shared_ms;                           /* when it was last asked */
 };
 

@@ -91,8 +91,13 @@ static void drain_default_queues(struct dvmq_port *uplink, const struct dvmq_por
 {
 	bool drained = true;
 
+	/* All at a time: what is steered already waits for the last of them. */
 	for (unsigned i = 0; i < uplink->n_queues; i++)
-		if (uplink->queues[i]->kind == DVMQ_QUEUE_DEFAULT && dvmq_queue_drain_wait(uplink->queues[i]) < 0)
+		if (uplink->queues[i]->kind == DVMQ_QUEUE_DEFAULT &&
+		    (dvmq_queue_settle(uplink->queues[i]) < 0 || !dvmq_queue_drain(uplink->queues[i])))
+			drained = false;
+	for (unsigned i = 0; i < uplink->n_queues; i++)
+		if (uplink->queues[i]->kind == DVMQ_QUEUE_DEFAULT && dvmq_queue_settle(uplink->queues[i]) < 0)
 			drained = false;
 	if (!drained)
 		DVMQ_LOG(WARNING,
@@ -364,6 +369,7 @@ static unsigned take_wishes(struct dvmq_port *uplink, uint64_t now_ms)
 		    .min = port->by_hand >= 0 ? hand : port->conf.min,
 		    .max = port->by_hand >= 0 ? hand : dvmq_conf_max(&port->conf),
 		    .weight = port->conf.weight,
+		    .late_ms = b->late_ms,
 		    .bindable = port->conf.has_mac && now_ms >= b->retry_ms,
 		};
 		b->bytes = 0;
@@ -381,7 +387,7 @@ static void share_queues(struct dvmq_port *uplink, uint64_t now_ms)
 	struct dvmq_share_plan plan;
 	unsigned n = 0;
 
-	if (!uplink->up || steer->n_todo > 0 || now_ms == steer->shared_ms)
+	if (!uplink->up || steer->n_shrink + steer->n_grow > 0 || now_ms == steer->shared_ms)
 		return;
 	snapshot.n_ports = take_wishes(uplink, now_ms);
 	steer->shared_ms = now_ms;
@@ -398,8 +404,11 @@ static void share_queues(struct dvmq_port *uplink, uint64_t now_ms)
 		b->requested = RTE_MAX(plan.results[n].wanted, RTE_MIN(wishes[n].max, 1u));
 		snprintf(b->why, sizeof(b->why), "%s", plan.results[n++].why);
 	}
-	steer->todo = plan.changes;
-	steer->n_todo = plan.n_changes;
+	while (steer->n_shrink < plan.n_changes && plan.changes[steer->n_shrink].to < plan.changes[steer->n_shrink].from)
+		steer->n_shrink++;
+	steer->n_grow = plan.n_changes - steer->n_shrink;
+	steer->shrink = plan.changes;
+	steer->grow = plan.changes + steer->n_shrink;
 }
 
 static struct dvmq_port *port_by_id(uint32_t id)
@@ -413,6 +422,7 @@ static struct dvmq_port *port_by_id(uint32_t id)
 static void make_change(struct dvmq_port *uplink, const struct dvmq_share_change *change, uint64_t now_ms)
 {
 	struct dvmq_port *port = port_by_id(change->port);
+	uint64_t began = dvmq_now_ms();
 	struct dvmq_binding *b;
 	unsigned had;
 
@@ -426,10 +436,29 @@ static void make_change(struct dvmq_port *uplink, const struct dvmq_share_change
 		b->retry_ms = now_ms + RTE_MIN((uint64_t)RETRY_MS << RTE_MIN(b->refusals, 16u), (uint64_t)RETRY_MAX_MS);
 		b->refusals++;
 	}
+	b->late_ms = (double)(now_ms - uplink->steer->shared_ms + dvmq_now_ms() - began);
 	if (b->n == change->to)
 		dvmq_decide(b->n > had ? "promote" : "demote", port->conf.name, -1, -1, change->reason);
 	else
 		dvmq_decide("refuse", port->conf.name, -1, -1, b->reason);
+}
+
+/* Who grows waits for a queue, and not until all others have shrunk: the most important one comes first. */
+static const struct dvmq_share_change *next_change(struct dvmq_port *uplink)
+{
+	struct dvmq_steer *steer = uplink->steer;
+	uint16_t queues[DVMQ_MAX_PAIRS];
+
+	if (steer->n_grow > 0) {
+		unsigned lacks = RTE_MIN(steer->grow->to - steer->grow->from, (unsigned)DVMQ_MAX_PAIRS);
+
+		if (steer->n_shrink == 0 || choose(uplink, queues, lacks) == lacks) {
+			steer->n_grow--;
+			return steer->grow++;
+		}
+	}
+	steer->n_shrink--;
+	return steer->shrink++;
 }
 
 /* One at a time: each waits for workers. */
@@ -438,10 +467,9 @@ void dvmq_vmq_step(uint64_t now_ms)
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
 		struct dvmq_port *uplink = dvmq_ports[i];
 
-		if (!is_steering(uplink) || uplink->steer->n_todo == 0)
+		if (!is_steering(uplink) || uplink->steer->n_shrink + uplink->steer->n_grow == 0)
 			continue;
-		uplink->steer->n_todo--;
-		make_change(uplink, uplink->steer->todo++, now_ms);
+		make_change(uplink, next_change(uplink), now_ms);
 		return;
 	}
 }
@@ -600,7 +628,7 @@ void dvmq_vmq_suspend(struct dvmq_port *uplink)
 {
 	if (!is_steering(uplink) || uplink->steer->ops->attach == NULL)
 		return;
-	uplink->steer->n_todo = 0;
+	uplink->steer->n_shrink = uplink->steer->n_grow = 0;
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
 			suspend(uplink, dvmq_ports[i]);

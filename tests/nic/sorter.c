@@ -45,7 +45,7 @@
 #define QUEUES 64
 #define RULES  128
 #define SLOTS  1024 /* of a queue's ring */
-#define PULL   64   /* frames that are sorted at a time */
+#define PULL   32   /* frames that are sorted at a time: fewer than a poll takes, so that the wire waits and no ring */
 #define RETA   128
 
 struct rte_flow {

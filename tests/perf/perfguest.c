@@ -219,6 +219,8 @@ static void judge_received(struct dvmq_actor *a, uint16_t n, uint64_t now)
 
 /* ---- what an actor does ---- */
 
+#define SHARED_S 0.005 /* worth of packets that each sender of a shared ring may offer at a time, after a pause */
+
 static void swap_macs(uint8_t *frame)
 {
 	uint64_t dst, src;
@@ -254,6 +256,8 @@ static unsigned reflect(struct dvmq_actor *a)
 
 static uint16_t allowed(struct dvmq_actor *a, uint16_t room, uint64_t now)
 {
+	double most = a->shares ? 1 + a->rate * SHARED_S : a->tx->limit;
+
 	if (a->peer != NULL) { /* no more than the receiver has buffers for: whatever is lost then, the switch lost */
 		uint64_t under_way = a->given - a->peer->received;
 		uint64_t limit = a->peer->rx->limit;
@@ -265,9 +269,9 @@ static uint16_t allowed(struct dvmq_actor *a, uint16_t room, uint64_t now)
 		return room;
 	a->tokens += (now - a->refilled) * (a->rate / dvmq_tsc_hz);
 	a->refilled = now;
-	if (a->tokens > a->tx->limit) { /* what could not be offered in time is not made up for */
-		a->side->throttled += (uint64_t)(a->tokens - a->tx->limit);
-		a->tokens = a->tx->limit;
+	if (a->tokens > most) { /* what could not be offered in time is not made up for */
+		a->side->throttled += (uint64_t)(a->tokens - most);
+		a->tokens = most;
 	}
 	if (room > a->tokens)
 		room = a->tokens;
