@@ -27,7 +27,10 @@ lost() { # as the traffic counts it
 	traffic_final .lost
 }
 
-nic_start - < <(conf_switch 5 auto && for i in 1 2 3; do conf_guest $i "queues = 4"; done)
+nic_start - < <(conf_switch 5 auto
+	conf_guest 2 "queues = 4" "min = 1"
+	conf_guest 3 "queues = 4" "min = 1"
+	conf_guest 1 "queues = 4")
 traffic_start --guests 3 --queues 4 --flows 4 --uplink-queues 1 --rate 100000
 for i in 1 2 3; do
 	wait_until has vm$i '.effective == 1 and .proven'
@@ -49,7 +52,7 @@ check "four queues for vm1, where one more is free" refused set port vm1 vmq 4
 check "it is said what is missing" grep -Eq "2 of 4 queues: .*4 queues of up0 are taken" "$scratch/said"
 check "and remains to be seen" \
 	has vm1 '.requested == 4 and .effective == 2 and (.reason | test("2 of 4.*4 queues of up0 are taken"))'
-check "the others have kept theirs" vmq 'map(.effective) == [2, 1, 1]'
+check "the others have kept theirs" vmq 'all(.[]; .port == "vm1" or .effective == 1)'
 ctl set port vm1 vmq 1
 
 say "# The NIC's table is full"
@@ -94,8 +97,10 @@ progress up0
 stop traffic || true
 check "what the reset took from the NIC's queues is all that was lost" \
 	[ "$(lost)" -eq "$(awk '/^reset/ { n += $3 } END { print n + 0 }' "$nic_log")" ]
-check "nothing was doubled, overtaken, split or at a wrong VM" \
-	[ "$(traffic_final '.reordered + .duplicated + .split + .corrupt + .foreign')" = 0 ]
+check "nothing was doubled, split or at a wrong VM" [ "$(traffic_final '.duplicated + .split + .corrupt + .foreign')" = 0 ]
+# When a NIC loses a rule, nobody can say which frames of that port come first.
+check "nor overtaken, but at the port whose rule the NIC lost" \
+	[ "$(traffic_final '[.guests[] | select(.name != "net_virtio_user_2").reordered] | add')" = 0 ]
 
 say "# Rules that the NIC accepts and does not follow"
 ctl set port vm1 vmq 0
@@ -107,4 +112,5 @@ wait_until repairs vm1 2
 check "show vmq tells what is wrong" has vm1 '.reason | test("accepts the rule and does not follow it")'
 nic hear
 wait_until has vm1 .proven
-traffic_stop p2v v2p
+stop traffic || true
+check "nothing was lost, doubled or at a wrong VM" [ "$(traffic_final '.lost + .duplicated + .corrupt + .foreign')" = 0 ]
