@@ -149,7 +149,8 @@ static int let_go(struct dvmq_port *uplink, struct dvmq_port *port)
 	expect_steered(uplink, port, false);
 	if (uplink->steer->ops->detach(uplink, port, &err) < 0) {
 		DVMQ_LOG(ERR, "port %s on %s: %s; %s", port->conf.name, uplink->conf.name, err.text,
-			 b->rule_works ? "frames for it still go to its queues" : "it takes no frames, and counts as gone");
+			 b->rule_works ? "frames for it still go to its queues"
+				       : "it takes no frames, and counts as gone");
 		if (b->rule_works) {
 			snprintf(b->reason, sizeof(b->reason), "stays as it is: %.230s", err.text);
 			return -EIO;
@@ -404,7 +405,8 @@ static void share_queues(struct dvmq_port *uplink, uint64_t now_ms)
 		b->requested = RTE_MAX(plan.results[n].wanted, RTE_MIN(wishes[n].max, 1u));
 		snprintf(b->why, sizeof(b->why), "%s", plan.results[n++].why);
 	}
-	while (steer->n_shrink < plan.n_changes && plan.changes[steer->n_shrink].to < plan.changes[steer->n_shrink].from)
+	while (steer->n_shrink < plan.n_changes &&
+	       plan.changes[steer->n_shrink].to < plan.changes[steer->n_shrink].from)
 		steer->n_shrink++;
 	steer->n_grow = plan.n_changes - steer->n_shrink;
 	steer->shrink = plan.changes;

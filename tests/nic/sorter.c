@@ -133,10 +133,10 @@ static bool takes(const struct nic *nic, const struct rte_flow *rule, const stru
 /* Over addresses and ports; over addresses for other protocols and fragments; 0 for what is not IPv4. */
 static uint32_t hash(const struct rte_mbuf *m)
 {
-	static const uint8_t key[40] = {
-	    0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3,
-	    0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3,
-	    0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa}; /* Microsoft's */
+	static const uint8_t key[40] = {0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67,
+					0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb,
+					0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30,
+					0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa}; /* Microsoft's */
 	const struct rte_ether_hdr *eth = rte_pktmbuf_mtod(m, const struct rte_ether_hdr *);
 	const struct rte_vlan_hdr *tag = (const struct rte_vlan_hdr *)(eth + 1);
 	const struct rte_ipv4_hdr *ip = (const struct rte_ipv4_hdr *)(eth + 1);
@@ -149,8 +149,7 @@ static uint32_t hash(const struct rte_mbuf *m)
 		ip = (const struct rte_ipv4_hdr *)(tag + 1);
 	}
 	ports = (const rte_be16_t *)(ip + 1);
-	if (type != RTE_BE16(RTE_ETHER_TYPE_IPV4) ||
-	    m->data_len < (const uint8_t *)(ports + 2) - (const uint8_t *)eth)
+	if (type != RTE_BE16(RTE_ETHER_TYPE_IPV4) || m->data_len < (const uint8_t *)(ports + 2) - (const uint8_t *)eth)
 		return 0;
 	tuple[0] = rte_be_to_cpu_32(ip->src_addr);
 	tuple[1] = rte_be_to_cpu_32(ip->dst_addr);

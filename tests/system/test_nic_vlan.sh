@@ -39,7 +39,7 @@ dvmqd_stop
 
 start 0 100
 check "the rule of the untagged one is gone" nic_said 1 "^destroyed $mac vlan 0 "
-for round in {1..8}; do
+for _ in {1..8}; do
 	give_and_take vm2
 done
 check "the tagged one has its queue" vmq '.[] | select(.port == "vm2") | .effective == 1 and .proven'
