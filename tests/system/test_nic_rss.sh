@@ -13,7 +13,11 @@
 
 rounds=3
 
-nic_start - < <(conf_switch 5 auto && conf_guest 1 "queues = 4" && conf_guest 2 "queues = 4" "max = 0")
+switch_start() {
+	nic_start - < <(conf_switch 5 auto && conf_guest 1 "queues = 4" && conf_guest 2 "queues = 4" "max = 0")
+}
+
+switch_start
 check "the NIC can sort" vmq 'all(.[]; .steering == "flow")'
 traffic_start --guests 2 --queues 4 --flows 16 --uplink-queues 1 --traffic p2v=3,v2p=1 --interval 1
 wait_until traffic_settled
@@ -38,6 +42,8 @@ check "vm2 has none" vmq '.[] | select(.port == "vm2").effective == 0'
 traffic_stop p2v v2p
 
 # Rules that begin after the driver has said that they do: who comes first is the NIC's fault then, but nothing is lost.
+dvmqd_stop
+switch_start
 nic delay 500
 traffic_start --guests 2 --queues 4 --flows 16 --uplink-queues 1
 for n in 0 1 2 4; do

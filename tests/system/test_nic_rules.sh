@@ -27,10 +27,14 @@ lost() { # as the traffic counts it
 	traffic_final .lost
 }
 
-nic_start - < <(conf_switch 5 auto
-	conf_guest 2 "queues = 4" "min = 1"
-	conf_guest 3 "queues = 4" "min = 1"
-	conf_guest 1 "queues = 4")
+switch_start() {
+	nic_start - < <(conf_switch 5 auto
+		conf_guest 2 "queues = 4" "min = 1"
+		conf_guest 3 "queues = 4" "min = 1"
+		conf_guest 1 "queues = 4")
+}
+
+switch_start
 traffic_start --guests 3 --queues 4 --flows 4 --uplink-queues 1 --rate 100000
 for i in 1 2 3; do
 	wait_until has vm$i '.effective == 1 and .proven'
@@ -103,6 +107,8 @@ check "nor overtaken, but at the port whose rule the NIC lost" \
 	[ "$(traffic_final '[.guests[] | select(.name != "net_virtio_user_2").reordered] | add')" = 0 ]
 
 say "# Rules that the NIC accepts and does not follow"
+dvmqd_stop
+switch_start
 ctl set port vm1 vmq 0
 nic deaf
 traffic_start --guests 3 --queues 4 --flows 4 --uplink-queues 1 --rate 100000 --traffic p2v=3,v2p=1
