@@ -12,10 +12,16 @@
 
 static const uint8_t filler[DVMQ_FRAME_MAX] = "dvmq-traffic";
 
+bool dvmq_one_mac;
+
 void dvmq_endpoint_mac(uint16_t endpoint, struct rte_ether_addr *ret_mac)
 {
 	uint8_t high = endpoint >> 8, low = endpoint & 0xff;
 
+	if (dvmq_one_mac) {
+		high = 0;
+		low = 1;
+	}
 	if (endpoint == DVMQ_NETWORK) {
 		high = 0xff;
 		low = 0x01;

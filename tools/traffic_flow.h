@@ -80,6 +80,9 @@ struct dvmq_frame {
 	struct dvmq_stamp stamp;
 };
 
+/** All guests have the MAC of the first: only their VLANs tell them apart. Set before anything else is called. */
+extern bool dvmq_one_mac;
+
 /** MAC address of an endpoint: guest g has 52:54:00:00:00:01 + g, the network 52:54:00:00:ff:01. */
 void dvmq_endpoint_mac(uint16_t endpoint, struct rte_ether_addr *ret_mac);
 

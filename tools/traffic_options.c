@@ -27,6 +27,7 @@ static const char usage[] =
     "  --queue-size N       descriptors of a virtqueue, a power of two (default 1024)\n"
     "  --mode client|server the switch's end of the sockets (default client: the guests listen)\n"
     "  --vlan N[,N...]      access VLAN of guest 0, 1, ...; the last one goes on; 0: untagged (default 0)\n"
+    "  --one-mac            all guests have the MAC of guest 0, and only their VLANs tell them apart\n"
     "Network (memif client; the switch's uplink is net_memif0,role=server,socket=PATH, PATH abstract)\n"
     "  --uplink PATH        name of the memif socket (default DIR/uplink.memif); none: no network\n"
     "  --uplink-queues N    RX queues of the switch's uplink, all of them (default 1)\n"
@@ -74,6 +75,7 @@ enum {
 	OPT_QUEUE_SIZE,
 	OPT_MODE,
 	OPT_VLAN,
+	OPT_ONE_MAC,
 	OPT_UPLINK,
 	OPT_UPLINK_QUEUES,
 	OPT_UPLINK_TX,
@@ -110,6 +112,7 @@ static const struct option long_options[] = {
     {"queue-size", required_argument, NULL, OPT_QUEUE_SIZE},
     {"mode", required_argument, NULL, OPT_MODE},
     {"vlan", required_argument, NULL, OPT_VLAN},
+    {"one-mac", no_argument, NULL, OPT_ONE_MAC},
     {"uplink", required_argument, NULL, OPT_UPLINK},
     {"uplink-queues", required_argument, NULL, OPT_UPLINK_QUEUES},
     {"uplink-tx", required_argument, NULL, OPT_UPLINK_TX},
@@ -263,6 +266,9 @@ static void parse_ports(int option, struct dvmq_traffic_options *o)
 		break;
 	case OPT_VLAN:
 		parse_vlans(optarg, o->vlans);
+		break;
+	case OPT_ONE_MAC:
+		dvmq_one_mac = true;
 		break;
 	case OPT_UPLINK:
 		o->uplink = optarg;

@@ -40,6 +40,7 @@ struct dvmq_share_port {
 	unsigned min;         /* guaranteed; the first ports of the snapshot come first if they do not all fit */
 	unsigned max;         /* never exceeded; 0: none but the default queue; below min: max counts */
 	unsigned weight;      /* 100 is normal: its bytes count weight / 100; 0: only what nobody else needs */
+	double late_ms;       /* its last change was carried out that much later than it was planned; its second begins then */
 	bool bindable;        /* false: holds none, and loses at once what it has */
 };
 

@@ -21,12 +21,14 @@ struct dvmq_binding {
 	uint16_t n;                        /* that it has */
 	uint16_t queues[DVMQ_MAX_PAIRS];   /* flow, vmdq, static: their numbers; [0, n) */
 	bool accepted;                     /* the NIC took the rule, or the configuration says so */
+	bool rule_works;                   /* as far as is known; if not, one that cannot be removed is gone already */
 	struct rte_flow *rule;             /* flow; NULL: none */
 	uint32_t rule_id;                  /* flow: counts from 0 on each uplink, as testpmd does */
 	char reason[256];                  /* what came of it in the NIC */
 	char why[DVMQ_SHARE_REASON];       /* why it is to have that many */
 	uint64_t bytes;                    /* its queues took since it was last looked at */
 	uint64_t by_default_seen;          /* bytes by default queues as of then */
+	double late_ms;                    /* from the plan of its last change until that was made */
 	unsigned resume;                   /* queues that it had when its uplink stopped */
 	unsigned refusals;                 /* in a row, by the NIC; not before retry_ms again */
 	uint64_t retry_ms;
@@ -71,8 +73,8 @@ struct dvmq_steer {
 	struct dvmq_binding bindings[DVMQ_MAX_PORTS]; /* by port index */
 	uint32_t next_rule;                           /* flow: the id of the next one */
 	struct dvmq_share *share;                     /* with attach(): who shall have how many */
-	const struct dvmq_share_change *todo;         /* what it said last and is still to be done, in its memory */
-	unsigned n_todo;
+	const struct dvmq_share_change *shrink, *grow; /* what it said last and is still to be done, in its memory */
+	unsigned n_shrink, n_grow;
 	uint64_t shared_ms;                           /* when it was last asked */
 };
 
@@ -99,6 +101,12 @@ struct dvmq_flow_spec {
 };
 void dvmq_flow_spec(const struct dvmq_port_conf *port, const uint16_t *queues, unsigned n, uint64_t rss_types,
 		    struct dvmq_flow_spec *spec);
+
+/*
+ * Would the rule of `port` take frames of `other`, too?  One without VLAN takes tagged frames, and which of two rules
+ * goes first is the NIC's affair; when that changes, `other`'s frames would be overtaken.  Pure.
+ */
+bool dvmq_flow_clashes(const struct dvmq_port *port, const struct dvmq_port *other);
 
 /* --- vmdq.c --- */
 

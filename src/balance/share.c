@@ -38,6 +38,7 @@ struct history {
 	uint32_t id;
 	struct estimate bytes, demand;
 	double changed_ms; /* share.clock_ms of its last change; -INFINITY: none */
+	double late_ms;	   /* that long after it was carried out */
 	double cold_ms;	   /* since when it is cold, INFINITY: it is not */
 	double low_ms;	   /* since when it holds more than it needs, INFINITY: it does not */
 };
@@ -217,13 +218,19 @@ static void remember(struct history *h, const struct history *before, const stru
 	double bytes = finite_load(port->bytes_per_s, BYTES_MAX), demand = finite_load(port->demand, DEMAND_MAX);
 
 	if (!before) {
-		*h = (struct history){port->id, {bytes, bytes, 1, 0}, {demand, demand, 1, 0}, -INFINITY, INFINITY,
+		*h = (struct history){port->id, {bytes, bytes, 1, 0}, {demand, demand, 1, 0}, -INFINITY, 0, INFINITY,
 				      INFINITY};
 		return;
 	}
 	*h = *before;
 	follow(&h->bytes, bytes, dt);
 	follow(&h->demand, demand, dt);
+	h->late_ms = finite_load(port->late_ms, TOKEN_MS);
+}
+
+static double since_change(const struct dvmq_share *s, const struct history *h)
+{
+	return s->clock_ms - h->changed_ms - h->late_ms;
 }
 
 /* The history of each port of the snapshot; that of others is dropped. */
@@ -311,7 +318,7 @@ static void ask(struct dvmq_share *s, const struct dvmq_share_port *port, struct
 	else if (cold)
 		c->keep = 0;
 	c->keep = least(c->keep, c->cap);
-	c->locked = h->bytes.away || s->clock_ms - h->changed_ms < TOKEN_MS;
+	c->locked = h->bytes.away || since_change(s, h) < TOKEN_MS;
 	c->given = 0;
 	c->displaced = false;
 }
@@ -454,7 +461,7 @@ static void say_limit(const struct candidate *c, const struct dvmq_share_port *p
 static void say_same(const struct dvmq_share *s, const struct dvmq_share_port *port, const struct candidate *c,
 		     const struct history *h, char *why)
 {
-	double since = s->clock_ms - h->changed_ms;
+	double since = fmax(since_change(s, h), 0);
 	unsigned wants = most(c->want, c->min);
 	char has[16], limit[16];
 

@@ -91,8 +91,13 @@ static void drain_default_queues(struct dvmq_port *uplink, const struct dvmq_por
 {
 	bool drained = true;
 
+	/* All at a time: what is steered already waits for the last of them. */
 	for (unsigned i = 0; i < uplink->n_queues; i++)
-		if (uplink->queues[i]->kind == DVMQ_QUEUE_DEFAULT && dvmq_queue_drain_wait(uplink->queues[i]) < 0)
+		if (uplink->queues[i]->kind == DVMQ_QUEUE_DEFAULT &&
+		    (dvmq_queue_settle(uplink->queues[i]) < 0 || !dvmq_queue_drain(uplink->queues[i])))
+			drained = false;
+	for (unsigned i = 0; i < uplink->n_queues; i++)
+		if (uplink->queues[i]->kind == DVMQ_QUEUE_DEFAULT && dvmq_queue_settle(uplink->queues[i]) < 0)
 			drained = false;
 	if (!drained)
 		DVMQ_LOG(WARNING,
@@ -143,9 +148,13 @@ static int let_go(struct dvmq_port *uplink, struct dvmq_port *port)
 
 	expect_steered(uplink, port, false);
 	if (uplink->steer->ops->detach(uplink, port, &err) < 0) {
-		DVMQ_LOG(ERR, "port %s on %s: %s; frames for it still go to its queues", port->conf.name,
-			 uplink->conf.name, err.text);
-		return -EIO;
+		DVMQ_LOG(ERR, "port %s on %s: %s; %s", port->conf.name, uplink->conf.name, err.text,
+			 b->rule_works ? "frames for it still go to its queues"
+				       : "it takes no frames, and counts as gone");
+		if (b->rule_works) {
+			snprintf(b->reason, sizeof(b->reason), "stays as it is: %.230s", err.text);
+			return -EIO;
+		}
 	}
 	for (unsigned i = 0; i < b->n; i++) {
 		struct dvmq_queue *queue = uplink->queues[b->queues[i]];
@@ -159,6 +168,24 @@ static int let_go(struct dvmq_port *uplink, struct dvmq_port *port)
 	return 0;
 }
 
+/* What it has, and what kept it from having all n. */
+static void tell_queues(const struct dvmq_port *uplink, const struct dvmq_port *port, unsigned got, unsigned n)
+{
+	struct dvmq_binding *b = &uplink->steer->bindings[port->index];
+	size_t used = 0;
+
+	if (got > 0)
+		used = (size_t)snprintf(b->reason, sizeof(b->reason), "%s: dst %02x:%02x:%02x:%02x:%02x:%02x%s",
+					dvmq_steering_name(uplink->steer->ops->steering),
+					RTE_ETHER_ADDR_BYTES(&port->conf.mac), port->vlan ? " and VLAN" : "");
+	if (got > 0 && got < n)
+		used += (size_t)snprintf(b->reason + used, sizeof(b->reason) - used, "; %u of %u queues: ", got, n);
+	if (got < n)
+		snprintf(b->reason + used, sizeof(b->reason) - used, "all %u queues of %s are taken; %s",
+			 uplink->n_queues - 1, uplink->conf.name,
+			 uplink->rx.n < uplink->rx.max ? "raise its queues =" : "the NIC has no more");
+}
+
 /* Steers the port to n free queues, which nobody polls yet.  How many it got; the binding says why not n. */
 static unsigned get_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
 {
@@ -167,8 +194,7 @@ static unsigned get_queues(struct dvmq_port *uplink, struct dvmq_port *port, uns
 	struct dvmq_err err = {0};
 
 	if (got == 0) {
-		snprintf(b->reason, sizeof(b->reason), "all %u queues of %s are taken; %s", uplink->n_queues - 1,
-			 uplink->conf.name, uplink->rx.n < uplink->rx.max ? "raise its queues =" : "the NIC has no more");
+		tell_queues(uplink, port, 0, n);
 		return 0;
 	}
 	if (take_from_workers(uplink, b->queues, got) < 0) {
@@ -176,9 +202,7 @@ static unsigned get_queues(struct dvmq_port *uplink, struct dvmq_port *port, uns
 		return 0;
 	}
 	if (uplink->steer->ops->attach(uplink, port, b->queues, got, &err) == 0) {
-		snprintf(b->reason, sizeof(b->reason), "%s: dst %02x:%02x:%02x:%02x:%02x:%02x%s",
-			 dvmq_steering_name(uplink->steer->ops->steering), RTE_ETHER_ADDR_BYTES(&port->conf.mac),
-			 port->vlan ? " and VLAN" : "");
+		tell_queues(uplink, port, got, n);
 		return got;
 	}
 	if (got > 1) {
@@ -202,6 +226,7 @@ static int set_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsi
 	bool had = b->n > 0;
 	struct dvmq_err err;
 	unsigned got = 0;
+	int ret = 0;
 
 	if (!uplink->up) { /* it has none now */
 		snprintf(b->reason, sizeof(b->reason), "the device of %s does not run", uplink->conf.name);
@@ -212,10 +237,12 @@ static int set_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsi
 		snprintf(b->reason, sizeof(b->reason), "stays as it is: %.230s", err.text);
 		return -ENOMEM;
 	}
-	if (had && let_go(uplink, port) < 0)
-		n = 0;
-	else if (n > 0)
+	if (had)
+		ret = let_go(uplink, port);
+	if (ret == 0 && n > 0)
 		got = get_queues(uplink, port, n);
+	if (ret == 0 && got < n)
+		ret = -ENOSPC;
 	if (got > 0)
 		drain_default_queues(uplink, port);
 	dvmq_soft_start(port);
@@ -224,11 +251,11 @@ static int set_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsi
 		dvmq_queue_to_vmq(uplink->queues[b->queues[i]], port);
 	if (b->n == 0) {
 		b->n = got;
-		b->accepted = got > 0;
+		b->accepted = b->rule_works = got > 0;
 	}
 	expect_steered(uplink, port, b->n > 0);
 	start_free_queues(uplink);
-	return got < n ? -ENOSPC : 0;
+	return ret;
 }
 
 static int set_soft_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
@@ -345,6 +372,7 @@ static unsigned take_wishes(struct dvmq_port *uplink, uint64_t now_ms)
 		    .min = port->by_hand >= 0 ? hand : port->conf.min,
 		    .max = port->by_hand >= 0 ? hand : dvmq_conf_max(&port->conf),
 		    .weight = port->conf.weight,
+		    .late_ms = b->late_ms,
 		    .bindable = port->conf.has_mac && now_ms >= b->retry_ms,
 		};
 		b->bytes = 0;
@@ -362,7 +390,7 @@ static void share_queues(struct dvmq_port *uplink, uint64_t now_ms)
 	struct dvmq_share_plan plan;
 	unsigned n = 0;
 
-	if (!uplink->up || steer->n_todo > 0 || now_ms == steer->shared_ms)
+	if (!uplink->up || steer->n_shrink + steer->n_grow > 0 || now_ms == steer->shared_ms)
 		return;
 	snapshot.n_ports = take_wishes(uplink, now_ms);
 	steer->shared_ms = now_ms;
@@ -379,8 +407,12 @@ static void share_queues(struct dvmq_port *uplink, uint64_t now_ms)
 		b->requested = RTE_MAX(plan.results[n].wanted, RTE_MIN(wishes[n].max, 1u));
 		snprintf(b->why, sizeof(b->why), "%s", plan.results[n++].why);
 	}
-	steer->todo = plan.changes;
-	steer->n_todo = plan.n_changes;
+	while (steer->n_shrink < plan.n_changes &&
+	       plan.changes[steer->n_shrink].to < plan.changes[steer->n_shrink].from)
+		steer->n_shrink++;
+	steer->n_grow = plan.n_changes - steer->n_shrink;
+	steer->shrink = plan.changes;
+	steer->grow = plan.changes + steer->n_shrink;
 }
 
 static struct dvmq_port *port_by_id(uint32_t id)
@@ -394,6 +426,7 @@ static struct dvmq_port *port_by_id(uint32_t id)
 static void make_change(struct dvmq_port *uplink, const struct dvmq_share_change *change, uint64_t now_ms)
 {
 	struct dvmq_port *port = port_by_id(change->port);
+	uint64_t began = dvmq_now_ms();
 	struct dvmq_binding *b;
 	unsigned had;
 
@@ -407,17 +440,36 @@ static void make_change(struct dvmq_port *uplink, const struct dvmq_share_change
 		b->retry_ms = now_ms + RTE_MIN((uint64_t)RETRY_MS << RTE_MIN(b->refusals, 16u), (uint64_t)RETRY_MAX_MS);
 		b->refusals++;
 	}
+	b->late_ms = (double)(now_ms - uplink->steer->shared_ms + dvmq_now_ms() - began);
 	if (b->n == change->to)
 		dvmq_decide(b->n > had ? "promote" : "demote", port->conf.name, -1, -1, change->reason);
 	else
 		dvmq_decide("refuse", port->conf.name, -1, -1, b->reason);
 }
 
+/* Who grows waits for a queue, and not until all others have shrunk: the most important one comes first. */
+static const struct dvmq_share_change *next_change(struct dvmq_port *uplink)
+{
+	struct dvmq_steer *steer = uplink->steer;
+	uint16_t queues[DVMQ_MAX_PAIRS];
+
+	if (steer->n_grow > 0) {
+		unsigned lacks = RTE_MIN(steer->grow->to - steer->grow->from, (unsigned)DVMQ_MAX_PAIRS);
+
+		if (steer->n_shrink == 0 || choose(uplink, queues, lacks) == lacks) {
+			steer->n_grow--;
+			return steer->grow++;
+		}
+	}
+	steer->n_shrink--;
+	return steer->shrink++;
+}
+
 /* An uplink whose changes are not all made; NULL: none. */
 static struct dvmq_port *unfinished(void)
 {
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
-		if (is_steering(dvmq_ports[i]) && dvmq_ports[i]->steer->n_todo > 0)
+		if (is_steering(dvmq_ports[i]) && dvmq_ports[i]->steer->n_shrink + dvmq_ports[i]->steer->n_grow > 0)
 			return dvmq_ports[i];
 	return NULL;
 }
@@ -429,8 +481,7 @@ bool dvmq_vmq_step(uint64_t now_ms)
 
 	if (uplink == NULL)
 		return false;
-	uplink->steer->n_todo--;
-	make_change(uplink, uplink->steer->todo++, now_ms);
+	make_change(uplink, next_change(uplink), now_ms);
 	return unfinished() != NULL;
 }
 
@@ -449,6 +500,7 @@ static void repair(struct dvmq_port *uplink, struct dvmq_port *port, uint64_t no
 		 uplink->conf.name);
 	dvmq_decide("repair", port->conf.name, -1, -1, reason);
 	b->repairs++;
+	b->rule_works = false;
 	b->repair_ms = now_ms + ((uint64_t)DVMQ_AUDIT_MS << RTE_MIN(b->fruitless, (unsigned)BACK_OFF_MAX));
 	b->fruitless++;
 	if (dvmq_vmq_set(uplink, port, 0) == 0)
@@ -501,8 +553,22 @@ static void assign(struct dvmq_port *uplink, struct dvmq_port *port)
 		snprintf(b->reason, sizeof(b->reason), "no mac = in its section: no rule can name it");
 }
 
+/* Rules that would take the new port's frames, too, go before there are any. */
+static void end_clashes(struct dvmq_port *uplink, const struct dvmq_port *port)
+{
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		struct dvmq_port *other = dvmq_ports[i];
+
+		if (other != NULL && other->type != DVMQ_PORT_UPLINK && binding_of(uplink, other)->n > 0 &&
+		    dvmq_flow_clashes(other, port))
+			dvmq_vmq_set(uplink, other, 0);
+	}
+}
+
 static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port)
 {
+	if (uplink->steer->ops == &dvmq_steer_flow)
+		end_clashes(uplink, port);
 	*binding_of(uplink, port) = (struct dvmq_binding){0};
 	assign(uplink, port);
 }
@@ -573,7 +639,7 @@ void dvmq_vmq_suspend(struct dvmq_port *uplink)
 {
 	if (!is_steering(uplink) || uplink->steer->ops->attach == NULL)
 		return;
-	uplink->steer->n_todo = 0;
+	uplink->steer->n_shrink = uplink->steer->n_grow = 0;
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
 			suspend(uplink, dvmq_ports[i]);

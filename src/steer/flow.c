@@ -101,11 +101,30 @@ static int probe(struct dvmq_port *uplink, struct dvmq_err *err)
 	return destroy(uplink, rule, err);
 }
 
+bool dvmq_flow_clashes(const struct dvmq_port *port, const struct dvmq_port *other)
+{
+	return port->vlan == 0 && other != port && other->type != DVMQ_PORT_UPLINK && other->conf.has_mac &&
+	       rte_is_same_ether_addr(&port->conf.mac, &other->conf.mac);
+}
+
+static const struct dvmq_port *find_clash(const struct dvmq_port *port)
+{
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (dvmq_ports[i] != NULL && dvmq_flow_clashes(port, dvmq_ports[i]))
+			return dvmq_ports[i];
+	return NULL;
+}
+
 static int attach(struct dvmq_port *uplink, struct dvmq_port *port, const uint16_t *queues, unsigned n,
 		  struct dvmq_err *err)
 {
-	struct rte_flow *rule = create(uplink, &port->conf, queues, n, err);
+	const struct dvmq_port *other = find_clash(port);
+	struct rte_flow *rule;
 
+	if (other != NULL)
+		return dvmq_fail(err, EBUSY, "port %s has its MAC in VLAN %u: a rule without VLAN would take that one's "
+				 "frames, too", other->conf.name, other->vlan);
+	rule = create(uplink, &port->conf, queues, n, err);
 	if (rule == NULL)
 		return -errno;
 	uplink->steer->bindings[port->index].rule = rule;

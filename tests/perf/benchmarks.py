@@ -2,5 +2,6 @@
 """All benchmarks by name. The first line of a function's text is what --list shows."""
 from bench_daemon import BENCHMARKS as DAEMON
 from bench_rate import BENCHMARKS as RATE
+from bench_zipf import BENCHMARKS as ZIPF
 
-BENCHMARKS = {**RATE, **DAEMON}
+BENCHMARKS = {**RATE, **DAEMON, **ZIPF}

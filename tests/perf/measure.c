@@ -351,6 +351,20 @@ static void set_rate(struct dvmq_side *side, double pps)
 	begin_rates(side);
 }
 
+static void set_rates(struct dvmq_side *side, const char *text)
+{
+	int length;
+
+	for (unsigned i = 0; i < side->n; i++) {
+		if (side->actors[i]->role != DVMQ_SEND)
+			continue;
+		if (sscanf(text, "%lf%n", &side->actors[i]->rate, &length) != 1)
+			dvmq_die("rates: too few numbers");
+		text += length;
+	}
+	begin_rates(side);
+}
+
 /* ---- a step of the load ---- */
 
 /* How often a thread was given a CPU (/proc/PID/task/TID/schedstat, third number): steps when it wakes. */
@@ -522,7 +536,7 @@ static bool obey(const char *line)
 {
 	char name[32];
 	double a, b, c, d;
-	int pid, tid;
+	int pid, tid, rest;
 
 	if (sscanf(line, "pid %31s %d", name, &pid) == 2)
 		find_side(name)->pid = pid;
@@ -544,6 +558,8 @@ static bool obey(const char *line)
 		running = NULL;
 	} else if (sscanf(line, "rate %31s %lf", name, &a) == 2)
 		set_rate(find_side(name), a);
+	else if (sscanf(line, "rates %31s%n", name, &rest) == 1)
+		set_rates(find_side(name), line + rest);
 	else if (sscanf(line, "step %31s %lf %lf %lf %d %d", name, &a, &b, &c, &pid, &tid) == 6)
 		step(find_side(name), a, b, c, pid, tid);
 	else if (sscanf(line, "wake %31s %lf %lf", name, &a, &b) == 3)
@@ -560,7 +576,7 @@ static bool obey(const char *line)
 
 void dvmq_obey(void)
 {
-	char line[256];
+	char line[4096];
 	bool go_on = true;
 
 	setvbuf(stdin, NULL, _IONBF, 0); /* so that poll() knows of every line */

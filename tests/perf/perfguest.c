@@ -137,6 +137,12 @@ static void build_frames(const struct dvmq_actor *a)
 	}
 }
 
+static void address(const struct dvmq_actor *a, uint16_t n)
+{
+	for (unsigned i = 0; i < n; i++)
+		memcpy(dvmq_ring_frame(a->tx, a->tx->posted + i), a->dst[0], 6);
+}
+
 /* ---- stamps: the payload says who sent it, when, and as which packet ---- */
 
 static void stamp(struct dvmq_actor *a, uint16_t n, uint64_t now)
@@ -213,6 +219,8 @@ static void judge_received(struct dvmq_actor *a, uint16_t n, uint64_t now)
 
 /* ---- what an actor does ---- */
 
+#define SHARED_S 0.005 /* worth of packets that each sender of a shared ring may offer at a time, after a pause */
+
 static void swap_macs(uint8_t *frame)
 {
 	uint64_t dst, src;
@@ -248,6 +256,8 @@ static unsigned reflect(struct dvmq_actor *a)
 
 static uint16_t allowed(struct dvmq_actor *a, uint16_t room, uint64_t now)
 {
+	double most = a->shares ? 1 + a->rate * SHARED_S : a->tx->limit;
+
 	if (a->single) {
 		bool send = room > 0 && a->given == a->peer->received && now - a->arrived_at >= a->pause;
 
@@ -266,9 +276,9 @@ static uint16_t allowed(struct dvmq_actor *a, uint16_t room, uint64_t now)
 		return room;
 	a->tokens += (now - a->refilled) * (a->rate / dvmq_tsc_hz);
 	a->refilled = now;
-	if (a->tokens > a->tx->limit) { /* what could not be offered in time is not made up for */
-		a->side->throttled += (uint64_t)(a->tokens - a->tx->limit);
-		a->tokens = a->tx->limit;
+	if (a->tokens > most) { /* what could not be offered in time is not made up for */
+		a->side->throttled += (uint64_t)(a->tokens - most);
+		a->tokens = most;
 	}
 	if (room > a->tokens)
 		room = a->tokens;
@@ -308,6 +318,8 @@ static unsigned act(struct dvmq_actor *a, uint64_t now)
 	a->sent += sent;
 	room = allowed(a, dvmq_ring_room(a->tx), now);
 	if (room) {
+		if (a->shares)
+			address(a, room);
 		if (dvmq_opt.stamp)
 			stamp(a, room, now);
 		dvmq_ring_give(a->tx, room);
@@ -540,8 +552,16 @@ static void add_guest(char *text)
 						: DVMQ_RECEIVE);
 }
 
-/* The network behind an uplink: a sender for each of its queues that is to be fed, a receiver for each of its TX
- * queues. */
+static struct dvmq_actor *find_receiver(const struct dvmq_side *side, const uint8_t *mac)
+{
+	for (unsigned i = 0; i < side->n; i++)
+		if (side->actors[i]->counts && memcmp(side->actors[i]->mac, mac, 6) == 0)
+			return side->actors[i];
+	dvmq_die("credit: the guest has to stand before the network that sends to it");
+}
+
+/* The network behind an uplink: a sender for each of its queues that is to be fed, or several for one; a receiver for
+ * each of its TX queues. */
 static void add_memif(char *text)
 {
 	struct spec s = parse_spec(text);
@@ -559,11 +579,16 @@ static void add_memif(char *text)
 		add_actor(&s, &memif->rx[i], NULL, DVMQ_RECEIVE);
 	for (unsigned i = 0; i < senders;
 	     i++) { /* the last rings, so that queue 0 of several stays for what has none */
+		struct dvmq_actor *sender;
 		struct spec one = s;
 
+		one.credit = false;
 		one.actor.n_dst = 1;
+		one.actor.shares = senders > s.tx;
 		memcpy(one.actor.dst[0], s.actor.dst[i], 6);
-		add_actor(&one, NULL, &memif->tx[s.tx > senders ? s.tx - senders + i : i % s.tx], DVMQ_SEND);
+		sender = add_actor(&one, NULL, &memif->tx[s.tx > senders ? s.tx - senders + i : i % s.tx], DVMQ_SEND);
+		if (s.credit)
+			sender->peer = find_receiver(sender->side, sender->dst[0]);
 	}
 }
 
@@ -587,6 +612,7 @@ static void usage(void)
 	     "one\n"
 	     "  --memif SPEC    "
 	     "path=SOCKET[,side=NAME][,tx=N][,rx=N][,mac=MAC][,dst=MAC/MAC..][,size=..][,rate=PPS][,slots=N]\n"
+	     "                  [,credit=1]\n"
 	     "\n"
 	     "A side is one switch. Commands on stdin; each is answered by lines of JSON:\n"
 	     "  pid SIDE PID                                   of the switch, so that others can be stopped while one "
@@ -596,6 +622,7 @@ static void usage(void)
 	     "  start SIDE, report, stop                       the same without an end\n"
 	     "  rate SIDE PPS                                  of all that send, in sum; negative: no limit; acts at "
 	     "once\n"
+	     "  rates SIDE PPS...                              of each that sends, in their order\n"
 	     "  step SIDE LOW HIGH LIMIT_MS PID TID            from one rate to another: when does that thread run?\n"
 	     "  wake SIDE TIMES GAP_US                         single packets after silence: latency\n"
 	     "  floor TIMES GAP_US                             the same for a thread on --switch-cpu that an eventfd "

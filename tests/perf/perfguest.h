@@ -41,6 +41,7 @@ struct dvmq_actor {
 	enum dvmq_role role; /* who sends receives, too */
 	bool counts;	     /* its packets are what is measured */
 	bool mute;	     /* never kicks */
+	bool shares;	     /* its TX ring with other senders: frames get its address when they are sent */
 	struct dvmq_side *side;
 	struct dvmq_ring *rx, *tx; /* a network has actors with one of them only */
 	struct dvmq_actor *peer;   /* the one receiver of what it sends; NULL: it sends without looking */

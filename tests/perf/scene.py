@@ -226,6 +226,8 @@ class Dvmqd(Side):
     bound = True  # guests have their uplink queue; else all queues are default queues
     huge = True
     prefix = []   # of the command line
+    environment = {}  # more of it
+    steering = "static"
 
     def uplink_tx(self):
         return len(self.workers or [0]) + 1
@@ -237,7 +239,7 @@ class Dvmqd(Side):
                 f"control = {control_cpu()}\n[eal]\nargs = {memory} --no-pci --no-telemetry"]
         if self.uplink:
             queues, device, numbers = self.uplink
-            text.append(f"[uplink up0]\ndevice = {device}\nqueues = {queues}\nsteering = static")
+            text.append(f"[uplink up0]\ndevice = {device}\nqueues = {queues}\nsteering = {self.steering}")
         for i, (name, keys) in enumerate(self.guests):
             text.append(f"[port {name}]\ntype = vhost\nsocket = {keys['path']}\nmac = {keys['mac']}")
             number = int(name[2:])
@@ -252,7 +254,7 @@ class Dvmqd(Side):
         with open(path, "w", encoding="ascii") as f:
             f.write(self.config())
         self.process = spawn([*self.prefix, self.binary, "-c", path], f"{self.directory}/switch.log",
-                             env={**os.environ, "XDG_RUNTIME_DIR": self.directory})
+                             env={**os.environ, "XDG_RUNTIME_DIR": self.directory, **self.environment})
         self.connection = socket.socket(socket.AF_UNIX)
         while True:
             self.check()

@@ -652,6 +652,23 @@ static void test_refused(void)
 	CU_ASSERT_EQUAL(tries, 5);
 }
 
+/* The second begins when the change was made, not when it was planned. */
+static void test_late(void)
+{
+	begin(2, 1);
+	ports[0].bytes_per_s = 1e6;
+	step(50);
+	CU_ASSERT_EQUAL_FATAL(ports[0].holds, 1);
+	ports[0].late_ms = 400;
+	ports[1].bytes_per_s = 1e8;
+	for (unsigned t = 0; t < 1350; t += 50) {
+		step(50);
+		CU_ASSERT_EQUAL(plan.n_changes, 0);
+	}
+	step(50);
+	CU_ASSERT_EQUAL(ports[1].holds, 1);
+}
+
 static void test_come_and_go(void)
 {
 	begin(4, 2);
@@ -808,6 +825,7 @@ int main(void)
 	    {"the same again", test_same_again},
 	    {"force does not wait", test_forced},
 	    {"what was refused is tried again a second later", test_refused},
+	    {"what was made late is changed late", test_late},
 	    {"ports come and go", test_come_and_go},
 	    {"bad input", test_bad_input},
 	    {"bad parameters", test_params},
