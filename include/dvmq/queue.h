@@ -11,7 +11,6 @@
 
 #define DVMQ_BURST          128/* packets of one turn */
 #define DVMQ_QUEUE_NAME_LEN (DVMQ_NAME_LEN + 8)
-#define DVMQ_CACHE_SLOTS    64 /* of each of a queue's two lookup caches; a power of two */
 #define DVMQ_PAUSE_LOOPS    4  /* pauses of 1, 2, 3 loops, and of more */
 #define DVMQ_PAUSE_TIMES    48 /* pauses by their length: two buckets for each power of two, from 256 TSC cycles on */
 
@@ -38,18 +37,6 @@ struct dvmq_msg {
 	enum dvmq_msg_type type;
 	struct dvmq_queue *queue;
 	struct dvmq_worker *target;
-};
-
-struct dvmq_dst_slot { /* (VLAN, MAC) -> port, true while the FDB's generation is the same */
-	uint64_t key;
-	struct dvmq_port *port;
-	uint32_t generation;
-};
-
-struct dvmq_src_slot { /* a source that the FDB knows behind this queue's port */
-	uint64_t key;
-	uint64_t report_at; /* TSC at which the controller hears of it again (ageing) */
-	uint32_t generation;
 };
 
 /*
@@ -113,8 +100,6 @@ struct dvmq_queue {
 	uint32_t last_generation;
 	uint64_t last_src;           /* key of the source that last_until is about */
 	uint64_t last_until;         /* TSC until which that source needs no attention */
-	struct dvmq_dst_slot dst_cache[DVMQ_CACHE_SLOTS];
-	struct dvmq_src_slot src_cache[DVMQ_CACHE_SLOTS];
 
 	struct dvmq_queue_counters counters;
 	_Atomic uint64_t moves;

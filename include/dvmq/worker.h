@@ -18,9 +18,19 @@ struct rte_mbuf;
 struct rte_rcu_qsbr;
 struct rte_ring;
 
+/* What a worker remembers of the FDB: true while the generation is the same. */
+struct dvmq_known {
+	uint64_t key;       /* (VLAN, MAC), see dvmq_fdb_key() */
+	struct dvmq_port *port;
+	uint64_t report_at; /* TSC at which the controller hears again that it sends (ageing); 0: it was not seen to send */
+	uint32_t generation;
+};
+
+#define DVMQ_KNOWN 4096 /* a power of two; of 1000 addresses, 4 in 5 have a place of their own */
+
 struct dvmq_stage { /* packets of one turn on their way to one port */
-	uint16_t n;
-	bool listed; /* in dvmq_worker.staged */
+	uint16_t n; /* not 0: it is in dvmq_worker.staged */
+	uint64_t bytes;
 	struct rte_mbuf *packets[DVMQ_BURST];
 };
 
@@ -98,8 +108,10 @@ struct dvmq_worker {
 	uint64_t look_again_at;    /* TSC at which armed queues are looked at nevertheless before a sleep */
 	uint32_t vring_changes;    /* dvmq_vring_changes when that was last done */
 	bool unarmed_guest;        /* among the quiet guests one may be unarmed */
-	uint64_t learn_allowed_at; /* TSC */
+	uint64_t learn_allowed_at; /* TSC of the next report of a new source */
+	uint64_t refresh_allowed_at; /* and of a known one */
 	uint32_t fdb_generation;   /* read once per turn */
+	struct dvmq_known known[DVMQ_KNOWN]; /* by the hash of the key; whatever queue the packet is of */
 	/*
 	 * queues[0..n_hot) are polled every loop.  The rest is quiet: up to n_eager
 	 * NIC queues and soft rings, whose senders do not wait, then guests.
@@ -173,11 +185,14 @@ int dvmq_worker_main(void *worker);
 dvmq_poll_fn dvmq_poll_vmq, dvmq_poll_default, dvmq_poll_spare, dvmq_poll_soft, dvmq_poll_guest, dvmq_poll_access;
 
 /*
- * Sends n >= 1 packets, untagged, with their VLAN in vlan_tci, to a port; the
- * packets are gone then, sent or counted as dropped.
+ * Sends n >= 1 packets, untagged, with their VLAN in vlan_tci, of so many bytes
+ * in sum, to a port; the packets are gone then, sent or counted as dropped.
  */
 void dvmq_deliver(struct dvmq_worker *worker, struct dvmq_queue *queue, struct dvmq_port *dst,
-		  struct rte_mbuf **packets, unsigned n);
+		  struct rte_mbuf **packets, unsigned n, uint64_t bytes);
+
+/* The sum of their lengths. */
+uint64_t dvmq_bytes_of(struct rte_mbuf *const *packets, unsigned n);
 
 /* Frees n >= 1 packets, in one go where they are simple and from one pool. */
 void dvmq_free_burst(struct rte_mbuf **packets, unsigned n);

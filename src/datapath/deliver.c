@@ -38,7 +38,7 @@ void dvmq_free_burst(struct rte_mbuf **packets, unsigned n)
 		rte_mempool_put_bulk(pool, (void **)packets, n);
 }
 
-static uint64_t bytes_of(struct rte_mbuf *const *packets, unsigned n)
+uint64_t dvmq_bytes_of(struct rte_mbuf *const *packets, unsigned n)
 {
 	uint64_t bytes = 0;
 
@@ -56,7 +56,7 @@ static void drop(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_po
 }
 
 static void to_virtqueue(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, unsigned pair,
-			 struct rte_mbuf **packets, unsigned n)
+			 struct rte_mbuf **packets, unsigned n, uint64_t bytes)
 {
 	int vid = atomic_load_explicit(&dst->vid, memory_order_acquire); /* pairs with new_device and destroy_device */
 	struct dvmq_txq *txq = &dst->txq[pair];
@@ -78,12 +78,13 @@ static void to_virtqueue(struct dvmq_worker *w, struct dvmq_queue *queue, struct
 	rte_spinlock_unlock(&txq->lock);
 
 	/* vhost copies: what it took is ours to free, too. */
-	w->counters[dst->index].tx_packets += sent;
-	w->counters[dst->index].tx_bytes += bytes_of(packets, sent);
 	if (unlikely(sent < n)) {
+		bytes -= dvmq_bytes_of(packets + sent, n - sent);
 		w->counters[dst->index].drop[DVMQ_DROP_RING_FULL] += n - sent;
 		dvmq_count(&queue->counters.drops, n - sent);
 	}
+	w->counters[dst->index].tx_packets += sent;
+	w->counters[dst->index].tx_bytes += bytes;
 	dvmq_free_burst(packets, n);
 }
 
@@ -99,14 +100,14 @@ static inline unsigned spread(const struct rte_mbuf *m, unsigned n)
 
 /* A guest with several queues: a flow keeps its virtqueue, wherever it is polled from. */
 static void to_guest(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
-		     unsigned n)
+		     unsigned n, uint64_t bytes)
 {
 	unsigned pairs = atomic_load_explicit(&dst->n_rxvq, memory_order_relaxed);
 	struct rte_mbuf *sorted[DVMQ_MAX_TXQ][DVMQ_BURST];
 	uint8_t counts[DVMQ_MAX_TXQ] = {0};
 
 	if (likely(pairs == 1)) {
-		to_virtqueue(w, queue, dst, 0, packets, n);
+		to_virtqueue(w, queue, dst, 0, packets, n, bytes);
 		return;
 	}
 	if (pairs == 0) {
@@ -120,7 +121,8 @@ static void to_guest(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvm
 	}
 	for (unsigned pair = 0; pair < pairs; pair++)
 		if (counts[pair] > 0)
-			to_virtqueue(w, queue, dst, pair, sorted[pair], counts[pair]);
+			to_virtqueue(w, queue, dst, pair, sorted[pair], counts[pair],
+				     dvmq_bytes_of(sorted[pair], counts[pair]));
 }
 
 /* Makes a packet fit for the wire of `dst`.  0, or the reason why it cannot. */
@@ -140,18 +142,12 @@ static int prepare_for_wire(const struct dvmq_port *dst, struct rte_mbuf **packe
 	return 0;
 }
 
-static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
-		      unsigned n)
+/* Prepares, in place, those that need it, and drops what cannot be.  How many are left. */
+static unsigned prepare_all(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst,
+			    struct rte_mbuf **packets, unsigned n)
 {
-	uint8_t tx = atomic_load_explicit(&dst->tx, memory_order_acquire);
-	unsigned ready = 0, index, sent;
-	struct dvmq_txq *txq;
-	uint64_t bytes;
+	unsigned ready = 0;
 
-	if (unlikely(tx == DVMQ_TX_OFF)) { /* before anything of the device is looked at */
-		drop(w, queue, dst, DVMQ_DROP_PORT_DOWN, packets, n);
-		return;
-	}
 	for (unsigned i = 0; i < n; i++) {
 		struct rte_mbuf *m = packets[i];
 		int ret = 0;
@@ -163,19 +159,40 @@ static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dv
 		else
 			packets[ready++] = m;
 	}
-	if (ready == 0)
+	return ready;
+}
+
+static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
+		      unsigned n, uint64_t bytes)
+{
+	uint8_t tx = atomic_load_explicit(&dst->tx, memory_order_acquire);
+	unsigned odd = 0, index, sent;
+	struct dvmq_txq *txq;
+
+	if (unlikely(tx == DVMQ_TX_OFF)) { /* before anything of the device is looked at */
+		drop(w, queue, dst, DVMQ_DROP_PORT_DOWN, packets, n);
 		return;
+	}
+	for (unsigned i = 0; i < n; i++)
+		odd |= packets[i]->vlan_tci | (packets[i]->nb_segs ^ 1u);
+	if (odd != 0) {
+		n = prepare_all(w, queue, dst, packets, n);
+		if (n == 0)
+			return;
+		bytes = dvmq_bytes_of(packets, n); /* now: the driver frees what it takes */
+	}
 	index = queue->tx_index % dst->n_txq;
 	txq = &dst->txq[index];
-	bytes = bytes_of(packets, ready); /* now: the driver frees what it takes */
 	rte_spinlock_lock(&txq->lock);
-	sent = rte_eth_tx_burst(dst->eth_id, index, packets, ready);
+	sent = rte_eth_tx_burst(dst->eth_id, index, packets, n);
 	rte_spinlock_unlock(&txq->lock);
-	w->counters[dst->index].tx_packets += sent;
-	w->counters[dst->index].tx_bytes += bytes - bytes_of(packets + sent, ready - sent);
-	if (unlikely(sent < ready))
+	if (unlikely(sent < n)) {
+		bytes -= dvmq_bytes_of(packets + sent, n - sent);
 		drop(w, queue, dst, tx == DVMQ_TX_ON ? DVMQ_DROP_RING_FULL : DVMQ_DROP_PORT_DOWN, packets + sent,
-		     ready - sent);
+		     n - sent);
+	}
+	w->counters[dst->index].tx_packets += sent;
+	w->counters[dst->index].tx_bytes += bytes;
 }
 
 /*
@@ -184,10 +201,9 @@ static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dv
  * `port` says until then which port they came from: several uplinks may fill a ring.
  */
 static bool to_soft_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst,
-			 struct dvmq_soft_ring *soft, struct rte_mbuf **packets, unsigned n)
+			 struct dvmq_soft_ring *soft, struct rte_mbuf **packets, unsigned n, uint64_t bytes)
 {
 	struct dvmq_port_counters *source = &w->counters[queue->port->index];
-	uint64_t bytes = bytes_of(packets, n);
 	unsigned put = 0;
 	bool open;
 
@@ -201,31 +217,37 @@ static bool to_soft_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct
 	if (!open)
 		return false;
 	source->rx_packets -= put;
-	source->rx_bytes -= bytes - bytes_of(packets + put, n - put);
+	source->rx_bytes -= bytes - dvmq_bytes_of(packets + put, n - put);
 	if (put < n)
 		drop(w, queue, dst, DVMQ_DROP_SOFT_FULL, packets + put, n - put);
 	return true;
 }
 
 static void send_now(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
-		    unsigned n)
+		     unsigned n, uint64_t bytes)
 {
 	if (dst->type == DVMQ_PORT_VHOST)
-		to_guest(w, queue, dst, packets, n);
+		to_guest(w, queue, dst, packets, n, bytes);
 	else
-		to_ethdev(w, queue, dst, packets, n);
+		to_ethdev(w, queue, dst, packets, n, bytes);
+}
+
+static void into_soft(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst,
+		      struct dvmq_soft_ring *soft, struct rte_mbuf **packets, unsigned n, uint64_t bytes)
+{
+	if (!to_soft_ring(w, queue, dst, soft, packets, n, bytes))
+		send_now(w, queue, dst, packets, n, bytes);
 }
 
 /* The soft rings of a port: a flow keeps its ring. */
 static void by_soft(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct dvmq_soft *soft,
-		    struct rte_mbuf **packets, unsigned n)
+		    struct rte_mbuf **packets, unsigned n, uint64_t bytes)
 {
 	struct rte_mbuf *sorted[DVMQ_MAX_PAIRS][DVMQ_BURST];
 	uint8_t counts[DVMQ_MAX_PAIRS] = {0};
 
 	if (soft->n == 1) {
-		if (!to_soft_ring(w, queue, dst, &soft->rings[0], packets, n))
-			send_now(w, queue, dst, packets, n);
+		into_soft(w, queue, dst, &soft->rings[0], packets, n, bytes);
 		return;
 	}
 	for (unsigned i = 0; i < n; i++) {
@@ -234,8 +256,9 @@ static void by_soft(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq
 		sorted[ring][counts[ring]++] = packets[i];
 	}
 	for (unsigned i = 0; i < soft->n; i++)
-		if (counts[i] > 0 && !to_soft_ring(w, queue, dst, &soft->rings[i], sorted[i], counts[i]))
-			send_now(w, queue, dst, sorted[i], counts[i]);
+		if (counts[i] > 0)
+			into_soft(w, queue, dst, &soft->rings[i], sorted[i], counts[i],
+				  dvmq_bytes_of(sorted[i], counts[i]));
 }
 
 /* The NIC should have put these into queues of the port's own.  Floods and other addresses behind the port do not count. */
@@ -251,19 +274,19 @@ static void count_astray(struct dvmq_astray *astray, struct rte_mbuf *const *pac
 }
 
 void dvmq_deliver(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf **packets,
-		  unsigned n)
+		  unsigned n, uint64_t bytes)
 {
 	struct dvmq_soft *soft;
 
 	if (queue->kind == DVMQ_QUEUE_DEFAULT) {
 		w->counters[dst->index].by_default += n;
-		w->counters[dst->index].by_default_bytes += bytes_of(packets, n);
+		w->counters[dst->index].by_default_bytes += bytes;
 		count_astray(&queue->port->astray[dst->index], packets, n);
 		soft = atomic_load_explicit(&dst->soft, memory_order_acquire);
 		if (soft != NULL) {
-			by_soft(w, queue, dst, soft, packets, n);
+			by_soft(w, queue, dst, soft, packets, n, bytes);
 			return;
 		}
 	}
-	send_now(w, queue, dst, packets, n);
+	send_now(w, queue, dst, packets, n, bytes);
 }

@@ -9,7 +9,7 @@
  *   guest    virtqueue, or RX queue of an ethdev port -> FDB -> port or uplink, or flood
  *
  * The FDB is asked in three steps, each cheaper and more often enough than the
- * next: the header of the packet before, a small cache of the queue, the table.
+ * next: the header of the packet before, a small cache of the worker, the table.
  */
 #include <rte_ethdev.h>
 #include <rte_hash.h>
@@ -26,12 +26,13 @@
 #define DRIVER_BURST    32
 #define PREFETCH_AHEAD  4
 #define REPORT_MS       30000 /* a known source is reported that often, well within DVMQ_FDB_AGE_MS */
+#define REPORT_AGAIN_MS 1000  /* and that soon where it was not its turn */
 #define LEARN_GAP_US    10    /* at most one report of a worker in that time: 100,000 a second */
+#define REFRESH_GAP_US  100   /* and of sources that are known one in that time: new ones do not wait for them */
 #define SAMPLE_US       100   /* a standing backlog is counted that often */
 #define SOFT_LAST_BURST 32    /* a soft ring is shut when it holds no more than that */
 
-/* Destinations that are not ports. */
-static struct dvmq_port flood_mark, drop_mark;
+#define NO_SOURCE UINT64_MAX /* no key: it has a VLAN that does not exist */
 
 static inline struct dvmq_port_counters *counters_of(struct dvmq_worker *w, const struct dvmq_port *port)
 {
@@ -69,6 +70,7 @@ static inline struct glance glance_at(struct rte_mbuf **packets, unsigned n, con
 				      const uint64_t mask[2], const bool prefetch)
 {
 	struct glance g = {.shortest = UINT32_MAX};
+	uint64_t differs[2] = {0};
 
 	for (unsigned i = 0; prefetch && i < PREFETCH_AHEAD; i++)
 		packets[n + i] = packets[0];
@@ -80,12 +82,14 @@ static inline struct glance glance_at(struct rte_mbuf **packets, unsigned n, con
 		if (prefetch)
 			rte_prefetch0((const char *)packets[i + PREFETCH_AHEAD]->buf_addr + RTE_PKTMBUF_HEADROOM);
 		memcpy(begin, data, sizeof(begin));
-		g.differs |= ((begin[0] ^ header[0]) & mask[0]) | ((begin[1] ^ header[1]) & mask[1]);
+		differs[0] |= begin[0] ^ header[0];
+		differs[1] |= begin[1] ^ header[1];
 		g.tagged |= (uint16_t)(begin[1] >> 32) == rte_cpu_to_be_16(RTE_ETHER_TYPE_VLAN);
 		g.flags |= m->ol_flags;
 		g.bytes += m->pkt_len;
 		g.shortest = RTE_MIN(g.shortest, (uint32_t)m->data_len);
 	}
+	g.differs = (differs[0] & mask[0]) | (differs[1] & mask[1]);
 	return g;
 }
 
@@ -117,76 +121,86 @@ static inline uint64_t us_to_cycles(const struct dvmq_worker *w, uint64_t us)
 
 /* ---- learning ---- */
 
-static inline unsigned slot_of(uint64_t key)
+static inline struct dvmq_known *known_at(struct dvmq_worker *w, uint64_t key)
 {
-	return (key * 0x9e3779b97f4a7c15ull) >> 58; /* Fibonacci hashing: the golden ratio, top 6 bits */
+	return &w->known[(key * 0x9e3779b97f4a7c15ull) >> 52]; /* Fibonacci hashing: the golden ratio, top 12 bits */
 }
-_Static_assert(DVMQ_CACHE_SLOTS == 1 << 6, "slot_of() yields 6 bits");
+_Static_assert(DVMQ_KNOWN == 1 << 12, "known_at() makes 12 bits");
 
-static bool report(struct dvmq_worker *w, const struct dvmq_queue *queue, uint64_t key)
+static inline bool is_known(const struct dvmq_worker *w, const struct dvmq_known *known, uint64_t key)
+{
+	return known->key == key && known->generation == w->fdb_generation;
+}
+
+/* Asks the table.  NULL: it does not have the key. */
+static struct dvmq_known *look_up(struct dvmq_worker *w, uint64_t key)
+{
+	struct dvmq_known *known = known_at(w, key);
+	void *port;
+
+	if (rte_hash_lookup_data(dvmq_fdb.hash, &key, &port) < 0)
+		return NULL;
+	*known = (struct dvmq_known){.key = key, .port = port, .generation = w->fdb_generation};
+	return known;
+}
+
+/* At most once in gap_us; *allowed_at: the TSC from which on it may be done again. */
+static bool report(struct dvmq_worker *w, const struct dvmq_queue *queue, uint64_t key, uint64_t *allowed_at,
+		   unsigned gap_us)
 {
 	struct dvmq_learn event = {.key = key, .port_index = queue->port->index};
 
-	if (w->now < w->learn_allowed_at)
+	if (w->now < *allowed_at)
 		return false; /* its next packet is reported */
 	if (rte_ring_sp_enqueue_elem(w->learn, &event, sizeof(event)) < 0) {
 		dvmq_count(&w->learn_dropped, 1);
 		return false;
 	}
-	w->learn_allowed_at = w->now + us_to_cycles(w, LEARN_GAP_US);
+	*allowed_at = w->now + us_to_cycles(w, gap_us);
 	return true;
+}
+
+/* Nothing has to be done about a source: it is known behind this port, and the controller heard of it lately. */
+static inline bool is_settled(const struct dvmq_worker *w, const struct dvmq_queue *queue,
+			      const struct dvmq_known *known, uint64_t key)
+{
+	return is_known(w, known, key) && known->port == queue->port && w->now < known->report_at;
 }
 
 /*
  * Tells the controller of a source that the table does not have behind this
  * port, and now and then of one that it has.  Returns the TSC until which the
- * source needs no attention.
+ * source needs no attention; 0: it is not known.
  */
 static uint64_t learn(struct dvmq_worker *w, struct dvmq_queue *queue, uint64_t key)
 {
-	struct dvmq_src_slot *slot = &queue->src_cache[slot_of(key)];
-	void *port;
+	struct dvmq_known *known = known_at(w, key);
+	bool told;
 
 	if (key & 1)
 		return 0; /* group bit of the first octet: no source */
-	if (slot->key == key && slot->generation == w->fdb_generation && w->now < slot->report_at)
-		return slot->report_at;
-	if (!report(w, queue, key))
-		return 0;
-	if (rte_hash_lookup_data(dvmq_fdb.hash, &key, &port) < 0 || port != queue->port)
+	if (is_settled(w, queue, known, key))
+		return known->report_at;
+	known = look_up(w, key);
+	if (known == NULL || known->port != queue->port) {
+		report(w, queue, key, &w->learn_allowed_at, LEARN_GAP_US);
 		return 0; /* look again at the next packet: the controller needs a moment */
-	slot->key = key;
-	slot->generation = w->fdb_generation;
-	slot->report_at = w->now + us_to_cycles(w, REPORT_MS * 1000);
-	return slot->report_at;
-}
-
-/* ---- look-up ---- */
-
-static struct dvmq_port *look_up(struct dvmq_worker *w, struct dvmq_queue *queue, uint64_t key)
-{
-	struct dvmq_dst_slot *slot = &queue->dst_cache[slot_of(key)];
-	void *port;
-
-	if (key & 1)
-		return &flood_mark; /* group bit: broadcast or multicast */
-	if (slot->key != key || slot->generation != w->fdb_generation) {
-		if (rte_hash_lookup_data(dvmq_fdb.hash, &key, &port) < 0)
-			return &flood_mark;
-		slot->key = key;
-		slot->generation = w->fdb_generation;
-		slot->port = port;
 	}
-	return slot->port;
+	told = report(w, queue, key, &w->refresh_allowed_at, REFRESH_GAP_US);
+	known->report_at = w->now + us_to_cycles(w, (told ? REPORT_MS : REPORT_AGAIN_MS) * 1000);
+	return known->report_at;
 }
+
+/* ---- where to ---- */
 
 /* The header of a packet as two words: dst and src MAC, ethertype (untagged), VLAN. */
-static inline void header_of(const struct rte_mbuf *m, uint64_t header[2])
+static inline void header_of(const struct rte_mbuf *m, uint64_t vlan, uint64_t header[2])
 {
 	const uint8_t *data = rte_pktmbuf_mtod(m, const uint8_t *);
 
-	memcpy(header, data, 16);
-	header[1] = (header[1] & 0x0000ffffffffffffull) | (uint64_t)m->vlan_tci << 48;
+	memcpy(&header[0], data, 8);
+	memcpy(&header[1], data + 8, 8);
+	header[1] = (header[1] & 0x0000ffffffffffffull) | vlan << 48;
 }
 
 /* As dvmq_fdb_key() makes it of the six bytes. */
@@ -200,52 +214,68 @@ static inline uint64_t src_key(const uint64_t header[2])
 	return header[0] >> 48 | (header[1] & UINT32_MAX) << 16 | (header[1] & 0xffff000000000000ull);
 }
 
-static struct dvmq_port *decide(struct dvmq_worker *w, struct dvmq_queue *queue, const uint64_t header[2])
+/* What the cache does not have. */
+static __rte_noinline struct dvmq_port *find(struct dvmq_worker *w, uint64_t dst)
 {
-	struct dvmq_port *dst = look_up(w, queue, dst_key(header));
-	uint64_t src = src_key(header);
+	const struct dvmq_known *known = dst & 1 ? NULL : look_up(w, dst); /* group bit: broadcast or multicast */
 
-	if (src != queue->last_src || queue->last_generation != w->fdb_generation || w->now >= queue->last_until) {
-		queue->last_src = src;
-		queue->last_until = learn(w, queue, src);
-		queue->last_generation = w->fdb_generation;
+	return known != NULL ? known->port : NULL;
+}
+
+static __rte_noinline void meet(struct dvmq_worker *w, struct dvmq_queue *queue, uint64_t src)
+{
+	queue->last_until = learn(w, queue, src);
+	if (queue->last_until == 0) { /* it may be learned any time */
+		queue->last_src = NO_SOURCE;
+		queue->last_dst = NULL;
 	}
-	memcpy(queue->last_header, header, sizeof(queue->last_header));
-	/* What is unknown may be learned any time. */
-	queue->last_dst = dst == &flood_mark || queue->last_until == 0 ? NULL : dst;
+}
+
+/* Where a packet goes by the FDB; NULL: flood. */
+static inline struct dvmq_port *decide(struct dvmq_worker *w, struct dvmq_queue *queue, const uint64_t header[2])
+{
+	uint64_t key = dst_key(header), src = src_key(header);
+	const struct dvmq_known *known = known_at(w, key);
+	struct dvmq_port *dst = known->port;
+
+	if (unlikely(!is_known(w, known, key)))
+		dst = find(w, key);
+	queue->last_header[0] = header[0];
+	queue->last_header[1] = header[1];
+	queue->last_dst = dst;
+	if (src == queue->last_src)
+		return dst;
+	queue->last_src = src;
+	known = known_at(w, src);
+	if (likely(is_settled(w, queue, known, src)))
+		queue->last_until = known->report_at;
+	else
+		meet(w, queue, src);
 	return dst;
 }
 
 /* ---- staging and flooding ---- */
 
-static void flush_stage(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst)
-{
-	struct dvmq_stage *stage = &w->stage[dst->index];
-	unsigned n = stage->n;
-
-	stage->n = 0;
-	dvmq_deliver(w, queue, dst, stage->packets, n);
-}
-
-static void stage(struct dvmq_worker *w, struct dvmq_port *dst, struct rte_mbuf *m)
+static inline void stage(struct dvmq_worker *w, struct dvmq_port *dst, struct rte_mbuf *m)
 {
 	struct dvmq_stage *stage = &w->stage[dst->index];
 
-	if (!stage->listed) {
-		stage->listed = true;
+	if (stage->n == 0)
 		w->staged[w->n_staged++] = dst;
-	}
 	stage->packets[stage->n++] = m;
+	stage->bytes += m->pkt_len;
 }
 
 static void flush_all(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	for (unsigned i = 0; i < w->n_staged; i++) {
-		struct dvmq_port *dst = w->staged[i];
+		struct dvmq_stage *stage = &w->stage[w->staged[i]->index];
+		unsigned n = stage->n;
+		uint64_t bytes = stage->bytes;
 
-		w->stage[dst->index].listed = false;
-		if (w->stage[dst->index].n > 0)
-			flush_stage(w, queue, dst);
+		stage->n = 0;
+		stage->bytes = 0;
+		dvmq_deliver(w, queue, w->staged[i], stage->packets, n, bytes);
 	}
 	w->n_staged = 0;
 }
@@ -286,51 +316,39 @@ static void flood(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mb
 		drop_at_source(w, queue, m, DVMQ_DROP_NO_DESTINATION);
 }
 
-static void send_one(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, struct rte_mbuf *m)
-{
-	if (dst == &drop_mark)
-		drop_at_source(w, queue, m, DVMQ_DROP_HAIRPIN);
-	else if (dst == &flood_mark)
-		flood(w, queue, m);
-	else
-		stage(w, dst, m);
-}
-
 /* The FDB as it is now, for this turn. */
 static inline void begin_turn(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	w->fdb_generation = atomic_load_explicit(&dvmq_fdb.generation, memory_order_acquire);
-	if (queue->last_generation != w->fdb_generation || w->now >= queue->last_until)
+	if (queue->last_generation != w->fdb_generation || w->now >= queue->last_until) {
+		queue->last_generation = w->fdb_generation;
 		queue->last_dst = NULL;
+		queue->last_src = NO_SOURCE;
+	}
 }
 
-/* Sends packets in their common form where the FDB says. */
+/* One packet, where the FDB says. */
+static inline void forward_one(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf *m, uint64_t vlan)
+{
+	struct dvmq_port *dst = queue->last_dst;
+	uint64_t header[2];
+
+	header_of(m, vlan, header);
+	if (dst == NULL || header[0] != queue->last_header[0] || header[1] != queue->last_header[1])
+		dst = decide(w, queue, header);
+	if (unlikely(dst == NULL))
+		flood(w, queue, m);
+	else if (unlikely(dst == queue->port))
+		drop_at_source(w, queue, m, DVMQ_DROP_HAIRPIN);
+	else
+		stage(w, dst, m);
+}
+
+/* Packets in their common form; after begin_turn(). */
 static void forward(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf **packets, unsigned n)
 {
-	struct dvmq_port *dst[DVMQ_BURST];
-	bool uniform = true; /* all to one destination; n >= 1 */
-
-	begin_turn(w, queue);
-	dst[0] = NULL;
-	for (unsigned i = 0; i < n; i++) {
-		uint64_t header[2];
-
-		header_of(packets[i], header);
-		if (likely(queue->last_dst != NULL && header[0] == queue->last_header[0] &&
-			   header[1] == queue->last_header[1]))
-			dst[i] = queue->last_dst;
-		else
-			dst[i] = decide(w, queue, header);
-		if (unlikely(dst[i] == queue->port))
-			dst[i] = &drop_mark;
-		uniform &= dst[i] == dst[0];
-	}
-	if (likely(uniform && dst[0] != &flood_mark && dst[0] != &drop_mark)) {
-		dvmq_deliver(w, queue, dst[0], packets, n);
-		return;
-	}
 	for (unsigned i = 0; i < n; i++)
-		send_one(w, queue, dst[i], packets[i]);
+		forward_one(w, queue, packets[i], packets[i]->vlan_tci);
 	flush_all(w, queue);
 }
 
@@ -392,19 +410,25 @@ static unsigned drop_tagged(struct dvmq_worker *w, struct dvmq_queue *queue, str
 
 /* An ordinary burst: if all have the header of the packet before them, nobody has to look at each. */
 static inline void forward_ordinary(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf **packets, unsigned n,
-				    uint16_t vlan, bool same)
+				    uint16_t vlan, const struct glance *g)
 {
 	struct dvmq_port *dst;
+	bool same;
 
 	begin_turn(w, queue);
 	dst = queue->last_dst;
-	same = same && dst != NULL && dst != &drop_mark && dst != queue->port && queue->last_header[1] >> 48 == vlan;
-	if (!same || dst->type != DVMQ_PORT_VHOST)
-		set_vlan(packets, n, vlan); /* a guest gets no tag, whatever it says */
-	if (likely(same))
-		dvmq_deliver(w, queue, dst, packets, n);
-	else
-		forward(w, queue, packets, n);
+	same = g->differs == 0 && dst != NULL && dst != queue->port && queue->last_header[1] >> 48 == vlan;
+	if (likely(same)) {
+		if (dst->type != DVMQ_PORT_VHOST)
+			set_vlan(packets, n, vlan); /* a guest gets no tag, whatever it says */
+		dvmq_deliver(w, queue, dst, packets, n, g->bytes);
+		return;
+	}
+	for (unsigned i = 0; i < n; i++) {
+		packets[i]->vlan_tci = vlan;
+		forward_one(w, queue, packets[i], vlan);
+	}
+	flush_all(w, queue);
 }
 
 /* ---- the polls ---- */
@@ -494,9 +518,22 @@ static unsigned sort_strays(struct dvmq_worker *w, struct dvmq_queue *queue, str
 	dvmq_count(&queue->counters.strays, n_strays);
 	if (queue->replicas && n_strays > 0)
 		n_strays = drop_replicas(w, queue, strays, n_strays);
-	if (n_strays > 0)
-		forward(w, queue, strays, n_strays);
+	begin_turn(w, queue);
+	forward(w, queue, strays, n_strays);
 	return kept;
+}
+
+/*
+ * Who talks to this guest is known to the switch too, or the answers would be flooded.  One look per burst, at any of
+ * its packets: at the first one it could be the same each time.
+ */
+static inline void learn_one(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf *const *packets,
+			     unsigned n, uint16_t vlan)
+{
+	uint32_t dice = (uint32_t)w->now * 0x9e3779b1u; /* Fibonacci hashing: it is the upper bits that pick */
+	const struct rte_mbuf *m = packets[(uint64_t)dice * n >> 32];
+
+	learn(w, queue, dvmq_fdb_key(rte_pktmbuf_mtod(m, uint8_t *) + RTE_ETHER_ADDR_LEN, vlan));
 }
 
 /*
@@ -523,9 +560,9 @@ uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
 		set_vlan(packets, n, 0); /* a guest gets no tag, whatever it says */
 	if (unlikely(kept == 0))
 		return n;
-	/* Who talks to this guest is known to the switch too, or the answers would be flooded: one look per burst. */
-	learn(w, queue, dvmq_fdb_key(rte_pktmbuf_mtod(packets[0], uint8_t *) + RTE_ETHER_ADDR_LEN, vlan));
-	dvmq_deliver(w, queue, queue->dst, packets, kept);
+	learn_one(w, queue, packets, kept, vlan);
+	dvmq_deliver(w, queue, queue->dst, packets, kept,
+		     kept == n && g.tagged == 0 ? g.bytes : dvmq_bytes_of(packets, kept));
 	return n;
 }
 
@@ -542,7 +579,7 @@ static inline uint16_t poll_default(struct dvmq_worker *w, struct dvmq_queue *qu
 	count_received(w, queue, n, g.bytes);
 	sample_backlog(w, queue, n);
 	if (likely(is_ordinary(&g) && !replicas)) {
-		forward_ordinary(w, queue, packets, n, 0, g.differs == 0);
+		forward_ordinary(w, queue, packets, n, 0, &g);
 		return n;
 	}
 	kept = drop_runts(w, queue, packets, n);
@@ -550,8 +587,8 @@ static inline uint16_t poll_default(struct dvmq_worker *w, struct dvmq_queue *qu
 		kept = drop_replicas(w, queue, packets, kept);
 	for (unsigned i = 0; i < kept; i++)
 		packets[i]->vlan_tci = untag(packets[i]);
-	if (likely(kept > 0))
-		forward(w, queue, packets, kept);
+	begin_turn(w, queue);
+	forward(w, queue, packets, kept);
 	return n;
 }
 
@@ -575,13 +612,13 @@ static inline void from_access_port(struct dvmq_worker *w, struct dvmq_queue *qu
 	count_received(w, queue, n, g.bytes);
 	sample_backlog(w, queue, n);
 	if (likely(is_ordinary(&g))) {
-		forward_ordinary(w, queue, packets, n, queue->port->vlan, g.differs == 0);
+		forward_ordinary(w, queue, packets, n, queue->port->vlan, &g);
 		return;
 	}
 	n = drop_runts(w, queue, packets, n);
 	n = drop_tagged(w, queue, packets, n);
-	if (n > 0)
-		forward(w, queue, packets, n);
+	begin_turn(w, queue);
+	forward(w, queue, packets, n);
 }
 
 /* RX queue of an ethdev port: the host plugs in like a guest. */
@@ -612,8 +649,9 @@ uint16_t dvmq_poll_guest(struct dvmq_worker *w, struct dvmq_queue *queue)
 	return n;
 }
 
-/* Each at the uplink that it came from: see to_soft_ring(). */
-static void count_from_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf *const *packets, unsigned n)
+/* Each at the uplink that it came from: see to_soft_ring().  The bytes of all. */
+static uint64_t count_from_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct rte_mbuf *const *packets,
+				unsigned n)
 {
 	uint64_t bytes = 0;
 
@@ -627,18 +665,20 @@ static void count_from_ring(struct dvmq_worker *w, struct dvmq_queue *queue, str
 	w->counted = true;
 	dvmq_count(&queue->counters.packets, n);
 	dvmq_count(&queue->counters.bytes, bytes);
+	return bytes;
 }
 
 uint16_t dvmq_poll_soft(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	struct rte_mbuf *packets[ROOM];
 	unsigned n = rte_ring_sc_dequeue_burst(queue->soft->ring, (void **)packets, DVMQ_BURST, NULL);
+	uint64_t bytes;
 
 	if (n == 0)
 		return 0;
-	count_from_ring(w, queue, packets, n);
+	bytes = count_from_ring(w, queue, packets, n);
 	sample_backlog(w, queue, n);
-	dvmq_deliver(w, queue, queue->dst, packets, n);
+	dvmq_deliver(w, queue, queue->dst, packets, n, bytes);
 	return n;
 }
 

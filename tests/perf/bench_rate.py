@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Rates: switches that take turns of some milliseconds at one CPU, the others stopped."""
 import os
-import re
 import subprocess
 
 import stats
@@ -171,50 +170,6 @@ def accounting(bench):
         tell_ratio(bench, "accounting", case, starts, "A", "uncounted", "A to uncounted")
 
 
-def instructions(bench):
-    """instructions per packet of a vmq, a default and a guest queue, of dvmqd itself and of DPDK (valgrind)"""
-    def p2v_memif(side):
-        side.guest("receive")
-        side.memif_uplink([1])
-
-    def switched(side):
-        p2v_memif(side)
-        side.bound = False
-    own = {}
-    build = variant(bench, "under_valgrind.h")
-    for case, poll, make in (("P2V, vmq queue", "dvmq_poll_vmq", p2v_memif),
-                             ("P2V, default queue", "dvmq_poll_default", switched),
-                             ("V2V, guest queue", "dvmq_poll_guest", lambda side: v2v(side, 1, [64])),
-                             ("V2V, 4 destinations", "dvmq_poll_guest",
-                              lambda side: v2v(side, 4, [64], spread=True, slots=256))):
-        side = bench.dvmqd("A", build)
-        make(side)
-        side.huge = False
-        profile = f"{side.directory}/profile"
-        side.prefix = ["valgrind", "--tool=callgrind", "--fair-sched=yes", f"--callgrind-out-file={profile}",
-                       f"--toggle-collect={poll}"]
-        with Scene(bench, [side]) as guests:
-            guests.ask(f"run {side.name} {500 if bench.quick else 3000}")
-            packets = sum(q["packets"] for q in side.ask("show queue all"))
-            side.process.terminate()
-            side.process.wait(120)
-            listing = subprocess.run(["callgrind_annotate", "--threshold=100", profile], capture_output=True, text=True,
-                                     check=True).stdout
-        if packets == 0:
-            raise Failed(f"{case}: no packet went through")
-        cost = {"dvmqd": 0, "DPDK, libc": 0, "freeing": 0}
-        for count, function, thing in re.findall(r"^ *([\d,]+) .*:(\S+).*\[(.*)\]$", listing, re.MULTILINE):
-            part = "DPDK, libc" if not thing.endswith("/dvmqd") else \
-                "freeing" if function == "dvmq_free_burst" else "dvmqd"
-            cost[part] += int(count.replace(",", "")) / packets
-        for part, note in (("dvmqd", "without giving buffers back"), ("freeing", "giving buffers back to their pool"),
-                           ("DPDK, libc", "driver, vhost, copying")):
-            bench.row("instructions", case, "A", part, cost[part], "per packet", note=note)
-        own[case] = cost["dvmqd"]
-    for other in "P2V, default queue", "V2V, 4 destinations":
-        bench.row("instructions", f"vmq queue to {other}", "A", "dvmqd", own["P2V, vmq queue"] / own[other], "x")
-
-
 def smoke(bench):
     """whether it all works: two switches take turns, guests behind an uplink, latency, waking up; no figure means anything"""
     def make(side):
@@ -255,6 +210,5 @@ BENCHMARKS = {
     "idle-queues": idle_queues,
     "stuck": stuck,
     "accounting": accounting,
-    "instructions": instructions,
     "smoke": smoke,
 }

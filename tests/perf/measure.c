@@ -365,6 +365,44 @@ static void set_rates(struct dvmq_side *side, const char *text)
 	begin_rates(side);
 }
 
+/* ---- learning ---- */
+
+#define ANNOUNCE_PPS 20000 /* of all guests: a switch need not learn faster */
+
+/* Nobody else sends meanwhile. */
+static void announce(struct dvmq_side *side, double ms)
+{
+	struct {
+		enum dvmq_role role;
+		double rate;
+	} before[DVMQ_ACTORS_OF_SIDE];
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < side->n; i++) {
+		struct dvmq_actor *a = side->actors[i];
+
+		before[i].role = a->role;
+		before[i].rate = a->rate;
+		if (a->role == DVMQ_SEND) {
+			a->rate = 0;
+		} else if (a->role == DVMQ_RECEIVE && a->tx != NULL && a->n_src > 0) {
+			a->role = DVMQ_SEND;
+			n++;
+		}
+	}
+	for (unsigned i = 0; i < side->n; i++)
+		if (side->actors[i]->role != before[i].role)
+			side->actors[i]->rate = (double)ANNOUNCE_PPS / n;
+	begin_rates(side);
+	serve_until(side, __rdtsc() + dvmq_cycles(ms * 1e-3));
+	for (unsigned i = 0; i < side->n; i++) {
+		side->actors[i]->role = before[i].role;
+		side->actors[i]->rate = before[i].rate;
+	}
+	begin_rates(side);
+	puts("{\"event\":\"announced\"}");
+}
+
 /* ---- a step of the load ---- */
 
 /* How often a thread was given a CPU (/proc/PID/task/TID/schedstat, third number): steps when it wakes. */
@@ -556,7 +594,9 @@ static bool obey(const char *line)
 	} else if (strcmp(line, "stop\n") == 0 && running != NULL) {
 		report(running);
 		running = NULL;
-	} else if (sscanf(line, "rate %31s %lf", name, &a) == 2)
+	} else if (sscanf(line, "announce %31s %lf", name, &a) == 2)
+		announce(find_side(name), a);
+	else if (sscanf(line, "rate %31s %lf", name, &a) == 2)
 		set_rate(find_side(name), a);
 	else if (sscanf(line, "rates %31s%n", name, &rest) == 1)
 		set_rates(find_side(name), line + rest);

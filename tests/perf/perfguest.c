@@ -111,7 +111,7 @@ static void build_frame(const struct dvmq_actor *a, uint8_t *frame, unsigned num
 
 	memset(frame, 0, size);
 	memcpy(frame, a->dst[number % a->n_dst], 6);
-	memcpy(frame + 6, a->mac, 6);
+	memcpy(frame + 6, a->n_src ? a->src[number % a->n_src] : a->mac, 6);
 	put16(frame + 12, 0x0800);
 	ip[0] = 0x45;
 	put16(ip + 2, size - 14);
@@ -429,15 +429,24 @@ struct spec { /* of --guest or --memif, with its defaults */
 	struct dvmq_actor actor;
 };
 
-static void parse_list(struct dvmq_actor *a, char *list, bool macs)
+static unsigned parse_macs(char *list, uint8_t macs[DVMQ_ADDRESSES][6])
+{
+	unsigned n = 0;
+
+	for (char *word = strtok(list, "/"); word != NULL; word = strtok(NULL, "/")) {
+		if (n == DVMQ_ADDRESSES)
+			dvmq_die("%s: at most %d addresses", word, DVMQ_ADDRESSES);
+		parse_mac(word, macs[n++]);
+	}
+	return n;
+}
+
+static void parse_sizes(struct dvmq_actor *a, char *list)
 {
 	for (char *word = strtok(list, "/"); word != NULL; word = strtok(NULL, "/")) {
-		if (macs && a->n_dst < DVMQ_DESTINATIONS)
-			parse_mac(word, a->dst[a->n_dst++]);
-		else if (!macs && a->n_sizes < DVMQ_SIZES)
-			a->sizes[a->n_sizes++] = (uint16_t)atoi(word);
-		else
-			dvmq_die("too many words at %s", word);
+		if (a->n_sizes == DVMQ_SIZES)
+			dvmq_die("%s: at most %d sizes", word, DVMQ_SIZES);
+		a->sizes[a->n_sizes++] = (uint16_t)atoi(word);
 	}
 }
 
@@ -470,9 +479,11 @@ static struct spec parse_spec(char *text)
 		else if (strcmp(key, "mac") == 0)
 			parse_mac(value, s.actor.mac);
 		else if (strcmp(key, "dst") == 0)
-			parse_list(&s.actor, value, true);
+			s.actor.n_dst = parse_macs(value, s.actor.dst);
+		else if (strcmp(key, "src") == 0)
+			s.actor.n_src = parse_macs(value, s.actor.src);
 		else if (strcmp(key, "size") == 0)
-			parse_list(&s.actor, value, false);
+			parse_sizes(&s.actor, value);
 		else if (strcmp(key, "rate") == 0)
 			s.actor.rate = atof(value);
 		else if (strcmp(key, "credit") == 0)
@@ -515,13 +526,12 @@ static struct dvmq_actor *add_actor(const struct spec *s, struct dvmq_ring *rx, 
 	if (side->n == DVMQ_ACTORS_OF_SIDE)
 		dvmq_die("at most %d guests with traffic on a side", DVMQ_ACTORS_OF_SIDE);
 	side->actors[side->n++] = a;
-	if (role == DVMQ_SEND) {
-		if (a->n_dst == 0)
-			dvmq_die("%s: who sends has to have a dst", s->path);
+	if (role == DVMQ_SEND && a->n_dst == 0)
+		dvmq_die("%s: who sends has to have a dst", s->path);
+	if (tx != NULL && a->n_dst > 0)
 		build_frames(a);
-		if (s->credit)
-			a->peer = side->n > 1 ? side->actors[side->n - 2] : NULL; /* the guest before it */
-	}
+	if (role == DVMQ_SEND && s->credit)
+		a->peer = side->n > 1 ? side->actors[side->n - 2] : NULL; /* the guest before it */
 	return a;
 }
 
@@ -560,13 +570,16 @@ static struct dvmq_actor *find_receiver(const struct dvmq_side *side, const uint
 	dvmq_die("credit: the guest has to stand before the network that sends to it");
 }
 
-/* The network behind an uplink: a sender for each of its queues that is to be fed, or several for one; a receiver for
- * each of its TX queues. */
+/*
+ * The network behind an uplink: a sender for each of its queues that is to be fed, a receiver for each of its TX
+ * queues.  Addresses are dealt out in turn to the last rings, so that queue 0 of several stays for what has none.  With
+ * credit there is a sender for each address.
+ */
 static void add_memif(char *text)
 {
 	struct spec s = parse_spec(text);
 	struct dvmq_memif *memif = calloc(1, sizeof(*memif));
-	unsigned senders = s.actor.n_dst;
+	unsigned senders;
 
 	if (memif == NULL || n_memifs == DVMQ_SIDES || s.tx > DVMQ_MEMIF_RINGS || s.rx > DVMQ_MEMIF_RINGS)
 		dvmq_die("too many uplinks, or more than %d rings", DVMQ_MEMIF_RINGS);
@@ -577,16 +590,18 @@ static void add_memif(char *text)
 	dvmq_memif_open(memif, s.slots, dvmq_opt.huge);
 	for (unsigned i = 0; i < s.rx; i++)
 		add_actor(&s, &memif->rx[i], NULL, DVMQ_RECEIVE);
-	for (unsigned i = 0; i < senders;
-	     i++) { /* the last rings, so that queue 0 of several stays for what has none */
+	senders = s.credit || s.tx > s.actor.n_dst ? s.actor.n_dst : s.tx;
+	for (unsigned i = 0; i < senders; i++) {
+		unsigned ring = s.tx > senders ? s.tx - senders + i : i % s.tx;
 		struct dvmq_actor *sender;
 		struct spec one = s;
 
 		one.credit = false;
-		one.actor.n_dst = 1;
 		one.actor.shares = senders > s.tx;
-		memcpy(one.actor.dst[0], s.actor.dst[i], 6);
-		sender = add_actor(&one, NULL, &memif->tx[s.tx > senders ? s.tx - senders + i : i % s.tx], DVMQ_SEND);
+		one.actor.n_dst = 0;
+		for (unsigned k = i; k < s.actor.n_dst; k += senders)
+			memcpy(one.actor.dst[one.actor.n_dst++], s.actor.dst[k], 6);
+		sender = add_actor(&one, NULL, &memif->tx[ring], DVMQ_SEND);
 		if (s.credit)
 			sender->peer = find_receiver(sender->side, sender->dst[0]);
 	}
@@ -607,12 +622,13 @@ static void usage(void)
 	     "  --stamp         number and time in every packet: latency, and what was lost, reordered, duplicated\n"
 	     "  --wait S        for the switches to connect (60)\n"
 	     "  --guest SPEC    path=SOCKET[,side=NAME][,role=send|receive|reflect|idle][,mac=MAC][,dst=MAC/MAC..]\n"
-	     "                  [,size=64/1514..][,rate=PPS][,slots=N][,credit=1][,count=0][,stuck=buffers|one|kick]\n"
+	     "                  [,src=MAC/MAC..][,size=64/1514..][,rate=PPS][,slots=N][,credit=1][,count=0]\n"
+	     "                  [,stuck=buffers|one|kick]\n"
 	     "                  [,pause=US]: one packet at a time, that long after the guest before it got the last "
 	     "one\n"
 	     "  --memif SPEC    "
-	     "path=SOCKET[,side=NAME][,tx=N][,rx=N][,mac=MAC][,dst=MAC/MAC..][,size=..][,rate=PPS][,slots=N]\n"
-	     "                  [,credit=1]\n"
+	     "path=SOCKET[,side=NAME][,tx=N][,rx=N][,mac=MAC][,src=MAC/MAC..][,dst=MAC/MAC..][,size=..]\n"
+	     "                  [,rate=PPS][,slots=N][,credit=1]\n"
 	     "\n"
 	     "A side is one switch. Commands on stdin; each is answered by lines of JSON:\n"
 	     "  pid SIDE PID                                   of the switch, so that others can be stopped while one "
@@ -620,6 +636,9 @@ static void usage(void)
 	     "  turns ROUNDS TURN_MS SETTLE_MS WINDOW_US       sides take turns in each round, in a random order\n"
 	     "  run SIDE MS                                    traffic; then counters and latency of that time\n"
 	     "  start SIDE, report, stop                       the same without an end\n"
+	     "  announce SIDE MS                               guests that only receive send from each src, so that it "
+	     "is "
+	     "learned\n"
 	     "  rate SIDE PPS                                  of all that send, in sum; negative: no limit; acts at "
 	     "once\n"
 	     "  rates SIDE PPS...                              of each that sends, in their order\n"

@@ -16,7 +16,7 @@
 #define DVMQ_GUESTS	    4096
 #define DVMQ_ACTORS	    1024 /* guests and rings of networks that have traffic */
 #define DVMQ_ACTORS_OF_SIDE 256
-#define DVMQ_DESTINATIONS   64
+#define DVMQ_ADDRESSES	    1024 /* that one sends to, or from */
 #define DVMQ_SIZES	    16
 #define DVMQ_FLOWS	    256 /* of a sender: UDP source ports */
 #define DVMQ_BUCKETS	    1024
@@ -45,8 +45,8 @@ struct dvmq_actor {
 	struct dvmq_side *side;
 	struct dvmq_ring *rx, *tx; /* a network has actors with one of them only */
 	struct dvmq_actor *peer;   /* the one receiver of what it sends; NULL: it sends without looking */
-	uint8_t mac[6], dst[DVMQ_DESTINATIONS][6];
-	unsigned n_dst;
+	uint8_t mac[6], dst[DVMQ_ADDRESSES][6], src[DVMQ_ADDRESSES][6]; /* src: instead of mac */
+	unsigned n_dst, n_src;
 	uint16_t sizes[DVMQ_SIZES];
 	unsigned n_sizes;
 

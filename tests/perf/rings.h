@@ -102,7 +102,7 @@ bool dvmq_guest_connect(struct dvmq_guest *guest);
 
 /* --- memif.c: the network behind an uplink --- */
 
-#define DVMQ_MEMIF_RINGS 16
+#define DVMQ_MEMIF_RINGS 64
 
 struct dvmq_memif {
 	char path[104];	     /**< of the socket; the switch is the server */

@@ -193,6 +193,11 @@ class Side:
         self.memif = {"path": path, "side": self.name, "tx": len(numbers), "rx": self.uplink_tx(), "mac": NETWORK_MAC,
                       "dst": "/".join(self.mac(n) for n in numbers), **keys}
 
+    def one_queue(self):
+        """The uplink's traffic mixed in one queue, the default one."""
+        self.uplink = (1, self.uplink[1], [])
+        self.memif["tx"] = 1
+
     def uplink_tx(self):
         """TX queues that it has at its uplink."""
         return 1
@@ -241,7 +246,9 @@ class Dvmqd(Side):
             queues, device, numbers = self.uplink
             text.append(f"[uplink up0]\ndevice = {device}\nqueues = {queues}\nsteering = {self.steering}")
         for i, (name, keys) in enumerate(self.guests):
-            text.append(f"[port {name}]\ntype = vhost\nsocket = {keys['path']}\nmac = {keys['mac']}")
+            text.append(f"[port {name}]\ntype = vhost\nsocket = {keys['path']}")
+            if "src" not in keys:  # who has several is learned
+                text.append(f"mac = {keys['mac']}")
             number = int(name[2:])
             if self.uplink and self.bound and number in self.uplink[2]:
                 text.append(f"vmq = {self.uplink[2].index(number)}")

@@ -115,10 +115,9 @@ static void begin(void)
 	CU_ASSERT_EQUAL_FATAL(dvmq_fdb_open(&err), 0);
 	CU_ASSERT_EQUAL_FATAL(dvmq_fdb_rebuild_floods(&err), 0);
 	memset(worker->counters, 0, PORTS * sizeof(*worker->counters));
+	memset(worker->known, 0, sizeof(worker->known));
 	worker->now += worker->cycles_per_us * 3600 * 1000000;
 	for (unsigned i = 0; i < PORTS; i++) {
-		memset(queues[i]->dst_cache, 0, sizeof(queues[i]->dst_cache));
-		memset(queues[i]->src_cache, 0, sizeof(queues[i]->src_cache));
 		memset(queues[i]->last_header, 0, sizeof(queues[i]->last_header));
 		memset(&queues[i]->counters, 0, sizeof(queues[i]->counters));
 		queues[i]->last_until = 0;
@@ -562,6 +561,63 @@ static void test_learns_sources(void)
 	end();
 }
 
+static void forget_all_caches(void)
+{
+	memset(worker->known, 0, sizeof(worker->known));
+	for (unsigned i = 0; i < PORTS; i++)
+		queues[i]->last_until = 0;
+}
+
+/* Sources that are known, but not in the cache, keep nobody busy, and no new one from being learned. */
+static void test_new_sources_first(void)
+{
+	begin();
+	dvmq_fdb_learn(dvmq_fdb_key(mac_a, 0), ports[UP0], 1000);
+	dvmq_fdb_learn(dvmq_fdb_key(mac_b, 0), ports[UP0], 1000);
+	put(UP0, &(struct frame){.dst = mac_all, .src = mac_a, .tag = -1});
+	put(UP0, &(struct frame){.dst = mac_all, .src = mac_b, .tag = -1});
+	put(UP0, &(struct frame){.dst = mac_all, .src = mac_c, .tag = -1});
+	CU_ASSERT_EQUAL(turn(UP0), 3);
+	CU_ASSERT_EQUAL(controller_learns(2000), 2); /* one of the known ones, and the new one */
+	CU_ASSERT_PTR_EQUAL(port_of(dvmq_fdb_key(mac_c, 0)), ports[UP0]);
+	for (unsigned i = 0; i < 9; i++) {
+		pass_us(10);
+		forget_all_caches();
+		inject(UP0, mac_all, mac_a);
+	}
+	CU_ASSERT_EQUAL(controller_learns(3000), 0);
+	pass_us(10);
+	forget_all_caches();
+	inject(UP0, mac_all, mac_b);
+	CU_ASSERT_EQUAL(controller_learns(4000), 1);
+	CU_ASSERT_EQUAL(find(dvmq_fdb_key(mac_b, 0))->seen_ms, 4000);
+	CU_ASSERT_EQUAL(find(dvmq_fdb_key(mac_a, 0))->seen_ms, 2000);
+	delivered();
+	check_sum(13);
+	end();
+}
+
+/* A vmq queue looks at one source of each burst, and sooner or later at all. */
+static void test_vmq_learns_all(void)
+{
+	unsigned known = 0, bursts = 0;
+
+	begin();
+	queues[UP0]->dst = ports[PLAIN1];
+	for (; bursts < 1000 && known < 8; bursts++) {
+		for (unsigned i = 0; i < 8; i++)
+			put(UP0, &(struct frame){.dst = mac_a, .src = (const uint8_t[6]){2, 0, 0, 0, 1, i}, .tag = -1});
+		CU_ASSERT_EQUAL(dvmq_poll_vmq(worker, queues[UP0]), 8);
+		CU_ASSERT_EQUAL(got(PLAIN1), 8);
+		pass_us(12);
+		controller_learns(1000);
+		known = n_entries();
+	}
+	CU_ASSERT_EQUAL(known, 8);
+	queues[UP0]->dst = NULL;
+	end();
+}
+
 static void test_reports_are_limited(void)
 {
 	uint8_t src[6] = {0x02};
@@ -908,6 +964,8 @@ int main(void)
 	    {"unknown: to all of its VLAN but the source", test_flood},
 	    {"known: to one", test_known},
 	    {"sources are learned", test_learns_sources},
+	    {"new sources come first", test_new_sources_first},
+	    {"a vmq queue learns all of its sources", test_vmq_learns_all},
 	    {"reports are limited", test_reports_are_limited},
 	    {"caches follow the table", test_caches_follow},
 	    {"a header of zeros", test_zero_header},
