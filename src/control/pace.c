@@ -11,8 +11,8 @@
 #define SLOW_MS	     10
 #define IDLE_MS	     20	 /* while there is no traffic at all */
 #define FAST_LOOKS   4	 /* two measure what there is now, two more what became of it */
-#define PER_SECOND   40	 /* fast looks, in the long run */
-#define ALLOWED_MOST 100 /* that may be saved up: a load that grows on many workers takes some dozens */
+#define PER_SECOND   100 /* fast looks, in the long run */
+#define ALLOWED_MOST 200 /* that may be saved up: a load that grows on many workers takes some dozens */
 
 /* All of them or none: one fast look alone proves nothing. */
 void dvmq_pace_hurry(struct dvmq_pace *p)
@@ -47,5 +47,7 @@ double dvmq_pace_ms(const struct dvmq_pace *p, double fast_ms, bool idle)
 {
 	double slow_ms = idle ? IDLE_MS : SLOW_MS;
 
+	if (p->left == FAST_LOOKS && !p->pending) /* the look at the news was made; what it measured was mostly before them */
+		return fast_ms / 2;
 	return p->pending || p->left > 0 || fast_ms > slow_ms ? fast_ms : slow_ms;
 }
