@@ -23,13 +23,14 @@
 
 #define WINDOW_US	   4000 /* over which packets are counted */
 #define NAP_MIN_US	   10
-#define NAP_MAX_US	   1500 /* a ring of 1024 lasts for that at 0.7 Mpps */
+#define NAP_MAX_US	   2500 /* a ring of 1024 lasts for that at 0.4 Mpps */
 #define NAP_PACKETS	   8	/* in the longest nap: for fewer it saves little, and tells little about who waits */
 #define NAP_PACKETS_FRUGAL 2
 #define BUSY_SHARE	   8   /* a worker that is busy for more than that part of the time polls */
-#define COST_SHARE	   48  /* naps may cost that part of a core, or as much as the packets do */
-#define ROOM_SHARE	   4   /* the part of the smallest ring that may fill in a nap */
-#define ROOM		   512 /* a ring of unknown size: what DPDK takes where neither driver nor user says */
+#define COST_SHARE	   64  /* naps may cost that part of a core, */
+#define COST_BUSY	   2   /* or that part of what the packets do */
+#define ROOM_SHARE	   3   /* the part of the smallest ring that may fill in a nap */
+#define ROOM		   1024 /* a ring of unknown size */
 #define SMOOTH		   8
 #define AGAIN_US	   1000000 /* who began to send in the midst of naps was never seen without them */
 #define SLACK		   4	   /* packets that may be missing by chance */
@@ -79,7 +80,7 @@ static bool are_fewer(uint64_t came, uint64_t expected)
 /* The part of a core that naps may cost where packets take `busy`; both in ONE. */
 static uint64_t allowance(uint64_t busy)
 {
-	return busy > ONE / COST_SHARE ? busy : ONE / COST_SHARE;
+	return max(busy / COST_BUSY, ONE / COST_SHARE);
 }
 
 static uint32_t per_window(const struct dvmq_worker *w, uint64_t packets, uint64_t elapsed)
