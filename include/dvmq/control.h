@@ -32,8 +32,8 @@ void dvmq_pace_hurry(struct dvmq_pace *pace); /* an alarm came: the next looks a
 void dvmq_pace_looked(struct dvmq_pace *pace, uint64_t now_ms, bool news, bool pending);
 bool dvmq_pace_may_hurry(const struct dvmq_pace *pace); /* an alarm would make the next looks fast, and they are not */
 
-/* Time from the last look to the next one, ms; fast_ms as in [balance], idle: no queue has had packets for a while. */
-double dvmq_pace_ms(const struct dvmq_pace *pace, double fast_ms, bool idle);
+/* Time from the last look to the next one, ms; fast_ms as in [balance], calm: nothing but load may change. */
+double dvmq_pace_ms(const struct dvmq_pace *pace, double fast_ms, bool calm);
 
 /* --- queues.c: the registry --- */
 

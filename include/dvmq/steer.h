@@ -166,7 +166,7 @@ void dvmq_vmq_resume(struct dvmq_port *uplink);
  */
 int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n);
 
-void dvmq_vmq_tick(uint64_t now_ms); /* each slow period: decides who shall have how many queues */
+bool dvmq_vmq_tick(uint64_t now_ms); /* decides who shall have how many queues; false: there are none to share, or no traffic */
 bool dvmq_vmq_step(uint64_t now_ms); /* each period: makes one of the changes that were decided; true if more are left */
 
 /*

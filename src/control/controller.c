@@ -27,6 +27,7 @@ static struct dvmq_conf running;
 static struct dvmq_port_conf running_ports[DVMQ_MAX_PORTS];
 static int epoll_fd = -1;
 static struct dvmq_pace pace;
+static bool calm; /* nothing was learned, and there are no NIC queues to share */
 static volatile sig_atomic_t quit;
 
 uint64_t dvmq_now_ms(void)
@@ -106,16 +107,19 @@ void dvmq_control_close(void)
 	epoll_fd = -1;
 }
 
-/* What one worker saw since the last time; no more than its ring holds, or a flood of new MACs would keep us. */
-static void learn_from(struct dvmq_worker *w, uint64_t now_ms)
+/*
+ * What one worker saw since the last time; no more than its ring holds, or a flood of new MACs would keep us.  False:
+ * nothing.
+ */
+static bool learn_from(struct dvmq_worker *w, uint64_t now_ms)
 {
 	struct dvmq_learn events[256];
-	unsigned n;
+	unsigned taken, n;
 
-	for (unsigned taken = 0; taken < DVMQ_EVENTS; taken += n) {
+	for (taken = 0; taken < DVMQ_EVENTS; taken += n) {
 		n = rte_ring_sc_dequeue_burst_elem(w->learn, events, sizeof(events[0]), RTE_DIM(events), NULL);
 		if (n == 0)
-			return;
+			break;
 		for (unsigned i = 0; i < n; i++) {
 			struct dvmq_port *port = dvmq_ports[events[i].port_index];
 
@@ -123,6 +127,7 @@ static void learn_from(struct dvmq_worker *w, uint64_t now_ms)
 				dvmq_fdb_learn(events[i].key, port, now_ms);
 		}
 	}
+	return taken > 0;
 }
 
 /*
@@ -142,22 +147,32 @@ static void set_pace(uint64_t now_ms, bool acted, bool pending)
 		dvmq_pace_hurry(&pace);
 }
 
+/* False: there are no NIC queues to share. */
+static bool share(uint64_t now_ms)
+{
+	static uint64_t due_at;
+	static bool shared;
+
+	if (now_ms >= due_at) {
+		due_at = now_ms + VMQ_EVERY_MS;
+		shared = dvmq_vmq_tick(now_ms);
+	}
+	return shared;
+}
+
 /* What is due by the clock. */
 static void tick(uint64_t now_ms)
 {
-	static uint64_t slow_at, age_at, vmq_at;
+	static uint64_t slow_at, age_at;
 	uint64_t slow_ms = (uint64_t)dvmq_balancer_params()->slow_ms;
-	bool pending, acted;
+	bool pending, acted, learned = false;
 
 	dvmq_measure(rte_rdtsc());
 	for (unsigned i = 0; i < dvmq_n_workers; i++)
-		learn_from(dvmq_workers[i], now_ms);
+		learned |= learn_from(dvmq_workers[i], now_ms);
 	dvmq_devices_tick(now_ms);
 	pending = dvmq_vmq_step(now_ms);
-	if (now_ms >= vmq_at) {
-		vmq_at = now_ms + VMQ_EVERY_MS;
-		dvmq_vmq_tick(now_ms);
-	}
+	calm = !share(now_ms) && !learned;
 	if (now_ms >= age_at) {
 		age_at = now_ms + AGE_EVERY_MS;
 		dvmq_fdb_age(now_ms);
@@ -188,7 +203,7 @@ static void serve(int fd)
 /* TSC cycles from one look to the next. */
 static uint64_t period(void)
 {
-	double ms = dvmq_pace_ms(&pace, dvmq_balancer_params()->fast_ms, dvmq_measure_idle());
+	double ms = dvmq_pace_ms(&pace, dvmq_balancer_params()->fast_ms, calm);
 
 	return (uint64_t)(ms / 1000 * (double)rte_get_tsc_hz());
 }

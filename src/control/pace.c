@@ -8,8 +8,8 @@
  */
 #include <dvmq/control.h>
 
-#define SLOW_MS	     10
-#define IDLE_MS	     20	 /* while there is no traffic at all */
+#define LOOK_MS	     20
+#define CALM_MS	     50	 /* a look may take the CPU from a guest, or wake it */
 #define FAST_LOOKS   4	 /* two measure what there is now, two more what became of it */
 #define PER_SECOND   100 /* fast looks, in the long run */
 #define ALLOWED_MOST 200 /* that may be saved up: a load that grows on many workers takes some dozens */
@@ -43,9 +43,9 @@ bool dvmq_pace_may_hurry(const struct dvmq_pace *p)
 	return p->left == 0 && p->allowance >= FAST_LOOKS;
 }
 
-double dvmq_pace_ms(const struct dvmq_pace *p, double fast_ms, bool idle)
+double dvmq_pace_ms(const struct dvmq_pace *p, double fast_ms, bool calm)
 {
-	double slow_ms = idle ? IDLE_MS : SLOW_MS;
+	double slow_ms = calm ? CALM_MS : LOOK_MS;
 
 	if (p->left == FAST_LOOKS && !p->pending) /* the look at the news was made; what it measured was mostly before them */
 		return fast_ms / 2;

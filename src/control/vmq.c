@@ -724,12 +724,17 @@ int dvmq_set_port_vmq(const char *name, int n, struct dvmq_err *err)
 	return ret;
 }
 
-void dvmq_vmq_tick(uint64_t now_ms)
+bool dvmq_vmq_tick(uint64_t now_ms)
 {
+	bool shared = false;
+
 	dvmq_soft_tick(now_ms);
 	if (dvmq_measure_idle())
-		return;
+		return false;
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
-		if (is_steering(dvmq_ports[i]) && dvmq_ports[i]->steer->ops->attach != NULL)
+		if (is_steering(dvmq_ports[i]) && dvmq_ports[i]->steer->ops->attach != NULL) {
 			share_queues(dvmq_ports[i], now_ms);
+			shared = true;
+		}
+	return shared;
 }

@@ -75,7 +75,7 @@ static void to_virtqueue(struct dvmq_worker *w, struct dvmq_queue *queue, struct
 		if (took < want)
 			break;
 	}
-	rte_spinlock_unlock(&txq->lock);
+	dvmq_unlock(&txq->lock);
 
 	/* vhost copies: what it took is ours to free, too. */
 	if (unlikely(sent < n)) {
@@ -185,7 +185,7 @@ static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dv
 	txq = &dst->txq[index];
 	rte_spinlock_lock(&txq->lock);
 	sent = rte_eth_tx_burst(dst->eth_id, index, packets, n);
-	rte_spinlock_unlock(&txq->lock);
+	dvmq_unlock(&txq->lock);
 	if (unlikely(sent < n)) {
 		bytes -= dvmq_bytes_of(packets + sent, n - sent);
 		drop(w, queue, dst, tx == DVMQ_TX_ON ? DVMQ_DROP_RING_FULL : DVMQ_DROP_PORT_DOWN, packets + sent,
@@ -213,7 +213,7 @@ static bool to_soft_ring(struct dvmq_worker *w, struct dvmq_queue *queue, struct
 	open = soft->open;
 	if (open)
 		put = rte_ring_sp_enqueue_burst(soft->ring, (void **)packets, n, NULL);
-	rte_spinlock_unlock(&soft->lock);
+	dvmq_unlock(&soft->lock);
 	if (!open)
 		return false;
 	source->rx_packets -= put;

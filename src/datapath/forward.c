@@ -699,5 +699,5 @@ void dvmq_soft_drain(struct dvmq_worker *w, struct dvmq_queue *queue)
 	while (dvmq_poll_soft(w, queue) > 0)
 		;
 	soft->open = false;
-	rte_spinlock_unlock(&soft->lock);
+	dvmq_unlock(&soft->lock);
 }

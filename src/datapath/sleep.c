@@ -31,7 +31,7 @@
  */
 #define PATIENCE_MIN_US	   10
 #define PATIENCE_MAX_US	   100 /* about what waking up costs, with what it delays */
-#define PATIENCE_WORK_US   300 /* while there is work */
+#define PATIENCE_WORK_US   1000 /* while there is work: also guests lose their CPU now and then */
 #define WORK_US		   1000
 #define PATIENCE_FRUGAL_US 5
 #define AGAIN_US	   200 /* sleeps closer than that are too close */

@@ -87,8 +87,8 @@ def alone(sides, side):
 
 def latency(bench):
     """PVP at half the rate of the slowest: p50 and p99 of this build, the same again, base and testpmd io"""
-    results = {}
-    rounds = 2 if bench.quick else 60
+    starts = []
+    case = "PVP, half load, 64 bytes"
     for _ in range(bench.repeat):
         sides = [bench.dvmqd("A"), bench.dvmqd("A2"), bench.dvmqd("B", bench.base)]
         if Testpmd.available(bench):
@@ -101,26 +101,31 @@ def latency(bench):
             rate = min(capacities(guests).values()) / 2
             for side in sides:
                 guests.say(f"rate {side.name} {rate}")
-            for _ in range(rounds):
-                for side in sides:
-                    alone(sides, side)
-                    guests.ask(f"run {side.name} 10")  # what waited while it was stopped
-                    results.setdefault(side.name, []).append(guests.ask(f"run {side.name} 50"))
+            starts.append([latency_round(guests, sides) for _ in range(2 if bench.quick else 60)])
             for side in sides:
                 os.kill(side.process.pid, signal.SIGCONT)
     # A guest that was away finds packets that have waited for it.
-    clean = {name: [r for r in runs if r["worst_us"] < AWAY_US] or runs for name, runs in results.items()}
+    clean = [[{name: r for name, r in turns.items() if bench.quick or r["worst_us"] < AWAY_US} for turns in rounds]
+             for rounds in starts]
     for share in ("p50_us", "p99_us"):
-        first = stats.median([r[share] for r in clean["A"]])
-        for name, runs in clean.items():
-            values = [r[share] for r in runs]
-            bench.row("latency", "PVP, half load, 64 bytes", name, share, stats.median(values), "us",
-                      stats.quantile(values, 0.25), stats.quantile(values, 0.75),
-                      f"{rate / 1e6:.2f} Mpps; {len(runs)} of {len(results[name])} runs; guest away at most "
-                      f"{max(r['worst_us'] for r in runs):.0f} us")
-            if name != "A":
-                bench.row("latency", "PVP, half load, 64 bytes", f"A to {name}", f"{share[:3]} ratio",
-                          first / stats.median(values), "x as long")
+        for side in sides:
+            values = [turns[side.name][share] for rounds in clean for turns in rounds if side.name in turns]
+            bench.row("latency", case, side.name, share, stats.median(values), "us", stats.quantile(values, 0.25),
+                      stats.quantile(values, 0.75), f"{rate / 1e6:.2f} Mpps; {len(values)} runs")
+        for side in sides[1:]:
+            value, low, high, n = stats.ratio(clean, "A", side.name, stats.longer(share))
+            bench.row("latency", case, f"A to {side.name}", f"{share[:3]} ratio", value, "x as long", low, high,
+                      f"{n} rounds")
+
+
+def latency_round(guests, sides):
+    """{side name: what a run says}, one after the other in a random order"""
+    turns = {}
+    for side in random.sample(sides, len(sides)):
+        alone(sides, side)
+        guests.ask(f"run {side.name} 10")  # what waited while it was stopped
+        turns[side.name] = guests.ask(f"run {side.name} 50")
+    return turns
 
 
 # ---- sleep ----

@@ -31,12 +31,19 @@ def log_ratios(rounds, of, to):
     return logs
 
 
-def ratio(starts, of, to, draws=1000):
+def longer(key):
+    """As log_ratios(), for the times `key`: how much longer side `of` takes."""
+    def logs(rounds, of, to):
+        return [math.log(turns[of][key] / turns[to][key]) for turns in rounds if of in turns and to in turns]
+    return logs
+
+
+def ratio(starts, of, to, logs=log_ratios, draws=1000):
     """
     (ratio, low, high, rounds): the median over all rounds of all starts, and its 95 % interval by the bootstrap. Starts
     are drawn first, then rounds of each: a process that was started again is another sample of how memory came to lie.
     """
-    samples = [s for s in (log_ratios(rounds, of, to) for rounds in starts) if s]
+    samples = [s for s in (logs(rounds, of, to) for rounds in starts) if s]
     if not samples:
         return math.nan, math.nan, math.nan, 0
     rng = random.Random(1)
