@@ -12,7 +12,7 @@
 
 #define DVMQ_MAX_WORKERS 128 /* RTE_MAX_LCORE of Debian's DPDK */
 #define DVMQ_RCU_CONTROLLER DVMQ_MAX_WORKERS /* RCU thread id of the controller: online while it looks into a vhost device */
-#define DVMQ_EVENTS      8192 /* learn events that may wait at one worker, those of 40 ms; a power of two */
+#define DVMQ_EVENTS      8192 /* learn events that may wait at one worker, those of 80 ms; a power of two */
 
 struct rte_mbuf;
 struct rte_rcu_qsbr;
