@@ -26,7 +26,8 @@
 #define NAP_MAX_US	   2500 /* a ring of 1024 lasts for that at 0.4 Mpps */
 #define NAP_PACKETS	   8	/* in the longest nap: for fewer it saves little, and tells little about who waits */
 #define NAP_PACKETS_FRUGAL 2
-#define BUSY_SHARE	   8   /* a worker that is busy for more than that part of the time polls */
+#define BUSY_SHARE	   8   /* a worker that is busy for more than that part of the time in naps polls, */
+#define BUSY_ALONE	   3   /* or for that part where each packet comes alone, and takes some three times as long */
 #define COST_SHARE	   64  /* naps may cost that part of a core, */
 #define COST_BUSY	   2   /* or that part of what the packets do */
 #define ROOM_SHARE	   3   /* the part of the smallest ring that may fill in a nap */
@@ -115,7 +116,7 @@ static bool is_trickle(const struct dvmq_worker *w, uint64_t elapsed, bool fruga
 	uint64_t least = (frugal ? NAP_PACKETS_FRUGAL : NAP_PACKETS) * WINDOW_US / NAP_MAX_US;
 
 	return per_window(w, w->packets - t->all.then, elapsed) >= least &&
-	       (busy_cycles(w) - t->busy) * BUSY_SHARE <= elapsed;
+	       (busy_cycles(w) - t->busy) * BUSY_ALONE <= elapsed;
 }
 
 static void watch(struct dvmq_worker *w, uint64_t elapsed, uint64_t cpu, bool frugal)
@@ -249,6 +250,8 @@ static void end_window(struct dvmq_worker *w, uint64_t elapsed, uint64_t cpu)
 
 		queue->arrivals.napped = per_window(w, packets_of(queue) - queue->arrivals.then, elapsed);
 	}
+	if (t->share * BUSY_SHARE > ONE)
+		t->hold_until = w->now + us(w, HOLD_MIN_US);
 	if (w->now - w->last_packet > us(w, WINDOW_US) || t->share * BUSY_SHARE > ONE)
 		enter(w, DVMQ_TRICKLE_WATCH, cpu);
 	else

@@ -213,7 +213,7 @@ static void test_ring(void)
 static void test_busy_or_silent(void)
 {
 	begin(1);
-	add((struct sender){.gap = 1200}); /* a sixth of the time */
+	add((struct sender){.gap = 500}); /* two fifths of the time */
 	run(1000);
 	CU_ASSERT_EQUAL(naps, 0);
 	begin(1);
