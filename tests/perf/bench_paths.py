@@ -88,6 +88,7 @@ def profile(bench, build, poll, make):
     side = bench.dvmqd("A", build)
     make(side)
     side.huge = False
+    bench.need_memory([side])
     path = f"{side.directory}/profile"
     side.prefix = ["valgrind", "--tool=callgrind", "--fair-sched=yes", f"--callgrind-out-file={path}",
                    "--instr-atstart=no", f"--toggle-collect={poll}"]
