@@ -30,6 +30,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -579,6 +580,8 @@ static void start_to_obey(void)
 	log_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	snprintf(path, sizeof(path), "%s/nic", dir);
 	fifo = fopen(path, "r+e"); /* with a writer of its own, it has no end */
+	if (fifo != NULL) /* one thread reads; with a lock that it holds all the time, exit() would wait for it */
+		__fsetlocking(fifo, FSETLOCKING_BYCALLER);
 	if (log_fd < 0 || fifo == NULL || pthread_create(&thread, NULL, obey_all, fifo) != 0)
 		abort();
 	pthread_detach(thread);
