@@ -37,7 +37,7 @@ class Lines:
         if state["at"] < self.next:
             return
         self.next = int(state["at"]) + 1
-        loads = " ".join(f"{c['core']}={c['busy']:.2f}" for c in state["cores"])
+        loads = " ".join(f"{c['core']}={c['demand']:.2f}" for c in state["cores"])
         self.say(f"{state['at']:6.1f} s  {cores_in_use(state)} of {len(state['cores'])} cores ({loads})"
                  f"  {state['pps'] / 1e3:.0f} kpps  {state['packets']} packets  {state['lost']} lost"
                  f"  {state['reordered']} reordered  {state['moves']} moves"
@@ -97,10 +97,10 @@ class Screen:
         name = CORE_NAMES.get(c["state"], c["state"])
         colour = self.of_core(c["core"], state) if c["queues"] else [DIM]
         queues = f"{c['queues']:3d}" if c["queues"] else "  -"
-        bar, mark = self.bar(c["busy"], CORE_BAR), int(state["high"] * CORE_BAR)
+        bar, mark = self.bar(c["demand"], CORE_BAR), int(state["high"] * CORE_BAR)
         if bar[mark] in " .":
             bar = bar[:mark] + "|" + bar[mark + 1:]
-        return self.paint(f" {c['core']:>4}  {name:<7} {bar} {c['busy']:4.2f}  {queues}", *colour)
+        return self.paint(f" {c['core']:>4}  {name:<7} {bar} {c['demand']:4.2f}  {queues}", *colour)
 
     def queue_cell(self, q, width, state):
         if q is None:

@@ -85,6 +85,8 @@ struct dvmq_load {
 	struct dvmq_cleared cleared;
 	/* as of the last sample */
 	uint64_t packets, cycles, full_turns, emptied;
+	uint64_t bulk_packets, bulk_cycles;
+	double bulk_cost, bulk_age; /* TSC cycles per packet in bulk turns, 0: unknown; TSC cycles since the last one */
 	uint64_t bytes; /* as of the last look of control/vmq.c */
 	uint32_t backlog;
 	double fast_demand, fast_occupancy; /* over the last period; demand smoothed */

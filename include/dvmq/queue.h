@@ -10,6 +10,7 @@
 #include <dvmq/conf.h>
 
 #define DVMQ_BURST          128/* packets of one turn */
+#define DVMQ_BULK           16 /* packets of a turn from which on it costs per packet about what it does when many wait */
 #define DVMQ_QUEUE_NAME_LEN (DVMQ_NAME_LEN + 8)
 #define DVMQ_PAUSE_LOOPS    4  /* pauses of 1, 2, 3 loops, and of more */
 #define DVMQ_PAUSE_TIMES    48 /* pauses by their length: two buckets for each power of two, from 256 TSC cycles on */
@@ -49,6 +50,8 @@ struct dvmq_queue_counters {
 	_Atomic uint64_t cycles;      /* TSC cycles of the turns that found packets */
 	_Atomic uint64_t turns;       /* turns that found packets */
 	_Atomic uint64_t full_turns;  /* of them, those that took DVMQ_BURST packets: more were waiting */
+	_Atomic uint64_t bulk_packets; /* of turns that took DVMQ_BULK packets or more, */
+	_Atomic uint64_t bulk_cycles;  /* and their TSC cycles */
 	_Atomic uint64_t emptied;     /* turns that took all there was, also empty ones */
 	_Atomic uint64_t strays;      /* of the packets of a vmq queue, those that were not for its port */
 	_Atomic uint64_t stolen;      /* turns so long that the hypervisor or another thread must have had the CPU */
@@ -63,6 +66,13 @@ struct dvmq_arrivals { /* how fast packets come, see trickle.c */
 	uint32_t came, expected; /* what they brought, and what would have come */
 	uint32_t polled;         /* packets that came in a window without naps, */
 	uint32_t napped;         /* and with them, if that is to be compared */
+};
+
+struct dvmq_gather { /* see gather.c */
+	uint64_t until;  /* TSC; it is left alone up to then; 0: it is not */
+	uint64_t length; /* TSC cycles that it is to be left alone for */
+	uint64_t due;    /* TSC of the next time, if it has no turn with many packets until then; */
+	uint64_t seen;   /* bulk_packets, to know that */
 };
 
 typedef uint16_t dvmq_poll_fn(struct dvmq_worker *worker, struct dvmq_queue *queue);
@@ -93,6 +103,7 @@ struct dvmq_queue {
 	uint64_t last_turn;          /* TSC at the end of the last turn */
 	uint64_t left_at;            /* TSC when it left the other worker, and the busy_loops of this one then */
 	uint64_t left_loops;
+	struct dvmq_gather gather;
 	struct dvmq_arrivals arrivals;
 	uint64_t sample_at;          /* TSC at which backlog is looked at again */
 	uint64_t last_header[2];     /* MACs and ethertype of the last packet, and where it went: */

@@ -90,12 +90,15 @@ struct dvmq_worker {
 	uint64_t loop_ended;       /* TSC at the end of the last loop, */
 	uint64_t looked_at;        /* and of the one before it: then the mailbox was looked at */
 	uint64_t last_packet;      /* TSC */
-	uint64_t packets;          /* taken since the start */
+	uint64_t packets;          /* taken since the start, */
+	uint64_t bulk_packets;     /* and those of turns that took DVMQ_BULK or more */
 	uint64_t woke_at;          /* TSC at the end of the last sleep */
 	uint64_t patience;         /* TSC cycles without a packet before it sleeps, policy balanced */
 	uint64_t window_begin;     /* of alarm.c, TSC */
 	uint64_t window_end;
-	uint64_t window_busy;      /* busy_cycles at its begin */
+	uint64_t window_busy;      /* busy_cycles, packets and bulk_packets at its begin */
+	uint64_t window_packets, window_bulk;
+	unsigned next_gather;      /* whose turn it is in gather.c */
 	uint64_t full_at;          /* TSC at the end of the last window that was full */
 	unsigned full_windows;     /* in a row, up to now */
 	unsigned alarm_after;      /* so many are an alarm */
@@ -199,6 +202,17 @@ void dvmq_free_burst(struct rte_mbuf **packets, unsigned n);
 
 /* Empties a soft ring and shuts it: default queues deliver inline again, in order.  See forward.c. */
 void dvmq_soft_drain(struct dvmq_worker *worker, struct dvmq_queue *queue);
+
+/* --- gather.c: the owner only; no DPDK call, for tests --- */
+
+/* Now and then, where there is traffic: the next hot queue is left alone for a while, if it is due. */
+void dvmq_gather_next(struct dvmq_worker *worker);
+
+/* Of a queue whose gather.until is set: is it to be left alone still?  Sets worker->now. */
+bool dvmq_gathers(struct dvmq_worker *worker, struct dvmq_queue *queue);
+
+/* The first turn after that took so many packets. */
+void dvmq_gathered(struct dvmq_worker *worker, struct dvmq_queue *queue, unsigned took);
 
 /* --- trickle.c: the owner only; no DPDK call and no clock, for tests --- */
 

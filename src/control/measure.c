@@ -22,6 +22,9 @@
 
 #define SMOOTH_SLOW  0.5
 #define COST_KEPT    0.9  /* weight of the cost of a packet as it was fast_ms ago */
+#define BULK_NEW     0.25 /* least weight of what turns with many packets cost since the last look */
+#define BULK_MANY    1024 /* packets from which on it is all that counts */
+#define BULK_AGE_MS  2000 /* for so long it holds */
 #define QUIET_MS     50   /* without a packet: idle */
 #define PRESSED      0.5  /* occupancy from which a queue is pressed */
 #define PRESSED_MORE 0.5  /* demand of a pressed queue on a busy worker: up to half more than it got */
@@ -67,6 +70,30 @@ static double occupancy(const struct dvmq_queue *queue, uint64_t full_turns, uin
 	return full_turns ? (double)full_turns / (full_turns + emptied) : 0;
 }
 
+/*
+ * What a packet costs where many wait.  A worker that is far from full takes what is there, packet by packet, and is
+ * busy with it nearly all the time; had it more to do, it took more at once, for a fraction of that each.  So turns
+ * that took many tell what a queue needs, and all others only what it got.
+ */
+static void measure_bulk(struct dvmq_load *l, struct dvmq_queue_counters *c, double period)
+{
+	uint64_t packets = get(&c->bulk_packets), cycles = get(&c->bulk_cycles);
+	double new_packets = packets - l->bulk_packets, cost;
+
+	l->bulk_age += period;
+	if (new_packets > 0) {
+		cost = (cycles - l->bulk_cycles) / new_packets;
+		if (l->bulk_cost <= 0)
+			l->bulk_cost = cost;
+		l->bulk_cost += fmin(1, BULK_NEW + new_packets / BULK_MANY) * (cost - l->bulk_cost);
+		l->bulk_age = 0;
+	} else if (l->bulk_age > BULK_AGE_MS / 1000.0 * rte_get_tsc_hz()) {
+		l->bulk_cost = 0;
+	}
+	l->bulk_packets = packets;
+	l->bulk_cycles = cycles;
+}
+
 /* Returns true if the queue had packets. */
 static bool measure_queue(struct dvmq_queue *queue, double period)
 {
@@ -76,8 +103,9 @@ static bool measure_queue(struct dvmq_queue *queue, double period)
 	uint64_t packets = get(&c->packets), cycles = get(&c->cycles);
 	uint64_t full_turns = get(&c->full_turns), emptied = get(&c->emptied);
 	uint32_t backlog = atomic_load_explicit(&c->backlog, memory_order_relaxed);
-	double got = cycles - l->cycles, taken = packets - l->packets, need = got;
+	double got = cycles - l->cycles, taken = packets - l->packets, need = 0;
 
+	measure_bulk(l, c, period);
 	l->fast_occupancy = occupancy(queue, full_turns - l->full_turns, emptied - l->emptied);
 	if (taken > 0) {
 		double cost = got / taken;
@@ -85,8 +113,9 @@ static bool measure_queue(struct dvmq_queue *queue, double period)
 		if (l->cycles_per_packet <= 0)
 			l->cycles_per_packet = cost;
 		l->cycles_per_packet = cost + cost_kept * (l->cycles_per_packet - cost);
-		if (backlog > l->backlog)
-			need += cost * (backlog - l->backlog);
+		if (l->bulk_cost > 0)
+			cost = fmin(cost, l->bulk_cost);
+		need = cost * (taken + (backlog > l->backlog ? backlog - l->backlog : 0));
 	}
 	l->sum_counted += need;
 	if (owner != NULL && busy[owner->index].fast > BUSY && l->fast_occupancy > PRESSED)
@@ -184,7 +213,8 @@ static void close_slow_period(struct dvmq_load *l, double period)
 {
 	double seconds = period / rte_get_tsc_hz();
 	/* What is counted needs no guess; the guess stands where it is more. */
-	double needed = fmax(l->sum_demand, l->sum_counted + l->missed * l->cycles_per_packet);
+	double cost = l->bulk_cost > 0 ? fmin(l->bulk_cost, l->cycles_per_packet) : l->cycles_per_packet;
+	double needed = fmax(l->sum_demand, l->sum_counted + l->missed * cost);
 
 	l->demand += SMOOTH_SLOW * (needed / period - l->demand);
 	l->load += SMOOTH_SLOW * (l->sum_load / period - l->load);

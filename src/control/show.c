@@ -150,6 +150,17 @@ static const char *state_name(const struct dvmq_worker *w)
 	return names[atomic_load_explicit(&w->state, memory_order_relaxed)];
 }
 
+/* What its queues need: the load that the balancer goes by. */
+static double demand_of(const struct dvmq_worker *w)
+{
+	double sum = 0;
+
+	for (unsigned i = 0; i < dvmq_n_queues; i++)
+		if (atomic_load_explicit(&dvmq_queues[i]->owner, memory_order_acquire) == w)
+			sum += dvmq_queues[i]->load->demand;
+	return sum;
+}
+
 static json_t *core_json(const struct dvmq_worker *w)
 {
 	static const char *const wishes[] = {
@@ -165,6 +176,7 @@ static json_t *core_json(const struct dvmq_worker *w)
 	json_object_set_new(o, "sibling", sibling >= 0 ? json_integer(sibling) : json_null());
 	json_object_set_new(o, "state", json_string(state_name(w)));
 	json_object_set_new(o, "busy", number(dvmq_worker_load(w), 1e-4));
+	json_object_set_new(o, "demand", number(demand_of(w), 1e-4));
 	json_object_set_new(o, "queues", json_integer(atomic_load_explicit(&w->n_queues, memory_order_relaxed)));
 	json_object_set_new(o, "mode", json_string(wishes[dvmq_core_wish_of(w)]));
 	json_object_set_new(o, "policy", json_string(dvmq_policy_name(atomic_load_explicit(&w->policy,

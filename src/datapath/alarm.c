@@ -3,7 +3,8 @@
  * A worker that becomes full tells the controller, which looks rarely by itself.
  *
  * Time is cut into windows.  A worker is full in one of which turns with packets
- * took more than `high`.  One such window is a burst, some in a row are an alarm,
+ * took more than `high`, and most packets came in turns that took many: few in each
+ * mean that it waits for them, not they for it, however busy it is.  One such window is a burst, some in a row are an alarm,
  * and if it stays full, one more follows: the first may have come from a burst,
  * and overload that is heavier than a standing one has no other sign.  After that
  * there is none until no window has been full for a while.
@@ -32,6 +33,7 @@
 #define WINDOWS	     2	   /* full ones in a row that are an alarm */
 #define WINDOWS_MORE 10	   /* that are one more */
 #define CALM_US	     10000 /* without a full window: the next ones are news again */
+#define BUSY_SHARE   4	   /* busy for less than that part of the time: what its packets would cost is of no interest */
 #define FULL_MOST    0.95  /* also where high is 1: between two turns some time goes to the loop itself */
 
 static int fd = -1;
@@ -81,15 +83,21 @@ void dvmq_alarm_look(struct dvmq_worker *w)
 {
 	uint64_t window = WINDOW_US * w->cycles_per_us, elapsed = w->now - w->window_begin;
 	uint64_t busy = atomic_load_explicit(&w->busy_cycles, memory_order_relaxed);
-	bool is_full = busy - w->window_busy >= full * elapsed;
+	uint64_t bulk = w->bulk_packets - w->window_bulk, packets = w->packets - w->window_packets;
+	bool is_full = busy - w->window_busy >= full * elapsed && bulk >= packets / 2;
+	bool is_busy = (busy - w->window_busy) * BUSY_SHARE >= elapsed;
 
 	if (is_full && w->window_begin - w->full_at > CALM_US * w->cycles_per_us)
 		w->alarm_after = WINDOWS;
 	w->window_begin = w->now;
 	w->window_busy = busy;
+	w->window_bulk = w->bulk_packets;
+	w->window_packets = w->packets;
 	w->window_end = w->now + window;
 	if (!is_full) {
 		w->full_windows = 0;
+		if (is_busy)
+			dvmq_gather_next(w);
 		return;
 	}
 	if (elapsed >= 2 * window)

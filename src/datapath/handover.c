@@ -114,6 +114,15 @@ static uint64_t without_stolen_time(const struct dvmq_worker *w, struct dvmq_que
 	return turns ? atomic_load_explicit(&c->cycles, memory_order_relaxed) / turns : 0;
 }
 
+static void count_bulk(struct dvmq_worker *w, struct dvmq_queue_counters *c, unsigned took, uint64_t spent)
+{
+	w->bulk_packets += took;
+	dvmq_count(&c->bulk_packets, took);
+	dvmq_count(&c->bulk_cycles, spent);
+	if (took >= DVMQ_BURST)
+		dvmq_count(&c->full_turns, 1);
+}
+
 /* One turn of one queue; every cycle since the last turn is charged to it. */
 static unsigned turn(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
@@ -139,8 +148,8 @@ static unsigned turn(struct dvmq_worker *w, struct dvmq_queue *queue)
 	spent = without_stolen_time(w, c, spent);
 	dvmq_count(&c->cycles, spent);
 	dvmq_count(&c->turns, 1);
-	if (took >= DVMQ_BURST)
-		dvmq_count(&c->full_turns, 1);
+	if (took >= DVMQ_BULK)
+		count_bulk(w, c, took, spent);
 	dvmq_count(&w->busy_cycles, spent);
 	if (now >= w->window_end)
 		dvmq_alarm_look(w);
@@ -153,6 +162,19 @@ unsigned dvmq_queue_look(struct dvmq_worker *w, struct dvmq_queue *queue)
 
 	if (took > 0 && queue->place >= w->n_hot)
 		make_hot(w, queue);
+	return took;
+}
+
+static inline unsigned turn_of_hot(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	unsigned took;
+
+	if (likely(queue->gather.until == 0))
+		return turn(w, queue);
+	if (dvmq_gathers(w, queue))
+		return 0;
+	took = turn(w, queue);
+	dvmq_gathered(w, queue, took);
 	return took;
 }
 
@@ -192,7 +214,7 @@ unsigned dvmq_worker_loop(struct dvmq_worker *w)
 	w->looked_at = w->loop_ended;
 	dvmq_count(&w->loops, 1);
 	for (unsigned i = 0; i < w->n_hot; i++) {
-		took += turn(w, w->queues[i]);
+		took += turn_of_hot(w, w->queues[i]);
 		if (w->queues[i]->empty_run >= RARE_AFTER)
 			make_rare(w, w->queues[i--]);
 	}
@@ -249,6 +271,7 @@ static void take(struct dvmq_worker *w, struct dvmq_queue *queue)
 	if (!is_guest(queue)) /* to the border that make_hot() takes it from */
 		swap_places(w, queue->place, w->n_eager++);
 	queue->empty_run = 0;
+	queue->gather.until = 0;
 	w->trickle.state = DVMQ_TRICKLE_WATCH; /* of this queue nobody knows yet how fast its packets come */
 	make_hot(w, queue);
 	atomic_store_explicit(&w->n_queues, w->n, memory_order_relaxed);

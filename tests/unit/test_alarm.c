@@ -21,7 +21,14 @@
 
 static struct dvmq_worker w;
 static struct dvmq_err err;
+static unsigned gathers;  /* in the place of gather.c */
 static uint32_t before; /* alarms at the begin of the test */
+
+void dvmq_gather_next(struct dvmq_worker *worker)
+{
+	(void)worker;
+	gathers++;
+}
 
 static void begin(double high)
 {
@@ -34,11 +41,15 @@ static void begin(double high)
 	dvmq_alarm_want(false, before);
 }
 
+static unsigned took = DVMQ_BULK; /* packets of a turn */
+
 /* A turn of `busy` cycles and then idle ones: as turn() in handover.c does it. */
 static void turn(struct dvmq_worker *worker, uint64_t busy, uint64_t idle)
 {
 	worker->now += busy;
 	dvmq_count(&worker->busy_cycles, busy);
+	worker->packets += took;
+	worker->bulk_packets += took >= DVMQ_BULK ? took : 0;
 	if (worker->now >= worker->window_end)
 		dvmq_alarm_look(worker);
 	worker->now += idle;
@@ -97,6 +108,26 @@ static void test_threshold(void)
 	begin(1); /* the loop itself takes a little */
 	work(1, 98);
 	CU_ASSERT_EQUAL(alarms(), 1);
+}
+
+/* However busy: who takes few packets at a time keeps up with what comes.  What they would cost is of interest then. */
+static void test_few(void)
+{
+	begin(0.9);
+	took = DVMQ_BULK - 1;
+	gathers = 0;
+	work(100, 100);
+	CU_ASSERT_EQUAL(alarms(), 0);
+	CU_ASSERT(gathers > 100);
+	work(1, 10); /* to the end of the window */
+	gathers = 0;
+	work(100, 10);
+	CU_ASSERT_EQUAL(gathers, 0);
+	took = DVMQ_BULK;
+	work(1, 0);
+	work(1, 100);
+	CU_ASSERT_EQUAL(alarms(), 1);
+	CU_ASSERT_EQUAL(gathers, 0);
 }
 
 /* Half of the time full and half of it empty: one alarm at most for all of the bursts, and one when they do not end. */
@@ -195,6 +226,7 @@ int main(void)
 	CU_TestInfo tests[] = {
 	    {"a worker becomes full", test_edge},
 	    {"how full is full", test_threshold},
+	    {"few packets in each turn", test_few},
 	    {"bursts", test_bursts},
 	    {"theft and sleep", test_no_window},
 	    {"one system call", test_one_call},

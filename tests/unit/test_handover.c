@@ -71,6 +71,8 @@ void dvmq_fd_forget(struct dvmq_worker *worker, int fd)
 	had_left = b != NULL && atomic_load(&b->inbox) != NULL;
 }
 
+unsigned dvmq_n_workers = 2; /* in the place of worker.c */
+
 /* In the place of alarm.c. */
 void dvmq_alarm_look(struct dvmq_worker *worker)
 {
@@ -643,6 +645,64 @@ static void test_stolen(void)
 	end();
 }
 
+static void test_bulk(void)
+{
+	struct dvmq_queue_counters *c = &fakes[0].queue.counters;
+
+	begin();
+	give_all_to_a(1);
+	fakes[0].waiting = DVMQ_BULK - 1;
+	dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(value(&c->bulk_packets), 0);
+	CU_ASSERT_EQUAL(value(&c->bulk_cycles), 0);
+	fakes[0].waiting = DVMQ_BULK;
+	a->now = rte_rdtsc() - FAR / 2;
+	dvmq_worker_loop(a);
+	CU_ASSERT_EQUAL(value(&c->bulk_packets), DVMQ_BULK);
+	CU_ASSERT(value(&c->bulk_cycles) >= FAR / 2 && value(&c->bulk_cycles) < FAR);
+	CU_ASSERT_EQUAL(a->bulk_packets, DVMQ_BULK);
+	end();
+}
+
+/* A queue that is left alone for a moment: nobody pays for it, and no move or drain waits for it. */
+static void test_gathers(void)
+{
+	struct dvmq_gather *gather = &fakes[0].queue.gather;
+
+	begin();
+	give_all_to_a(2);
+	fakes[0].waiting = fakes[1].waiting = 1;
+	gather->until = UINT64_MAX;
+	gather->length = FAR;
+	a->now = rte_rdtsc() - FAR / 2;
+	CU_ASSERT_EQUAL(dvmq_worker_loop(a), 1);
+	CU_ASSERT_EQUAL(fakes[0].waiting, 1);
+	CU_ASSERT_EQUAL(fakes[0].polls, 1);
+	CU_ASSERT_EQUAL(fakes[1].polls, 2);
+	a->now = rte_rdtsc() - FAR / 2;
+	CU_ASSERT_EQUAL(dvmq_worker_loop(a), 0);
+	CU_ASSERT(rte_rdtsc() - a->now < FAR / 4); /* or its time would stand still with nothing else to do */
+	gather->until = 1; /* over */
+	CU_ASSERT_EQUAL(dvmq_worker_loop(a), 1);
+	CU_ASSERT_EQUAL(gather->until, 0);
+	CU_ASSERT(gather->due <= a->now); /* it brought too little */
+	CU_ASSERT(value(&fakes[0].queue.counters.cycles) < FAR / 4);
+
+	gather->until = UINT64_MAX;
+	fakes[0].waiting = 3 * DVMQ_BURST;
+	CU_ASSERT_TRUE(dvmq_queue_drain(&fakes[0].queue));
+	dvmq_inbox_serve(a);
+	CU_ASSERT_EQUAL(fakes[0].waiting, 0);
+	fakes[0].waiting = 1;
+	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[0].queue, b));
+	dvmq_inbox_serve(a);
+	dvmq_inbox_serve(b);
+	CU_ASSERT_EQUAL(fakes[0].waiting, 0);
+	fakes[0].waiting = 1;
+	CU_ASSERT_EQUAL(dvmq_worker_loop(b), 1);
+	end();
+}
+
 static uint64_t pauses(const struct dvmq_queue *queue)
 {
 	uint64_t n = 0;
@@ -1135,6 +1195,8 @@ int main(void)
 	    {"counters", test_counters},
 	    {"who pays for the cycles", test_cycles},
 	    {"stolen time", test_stolen},
+	    {"turns with many packets", test_bulk},
+	    {"a queue that gathers", test_gathers},
 	    {"pause of a move", test_pause},
 	    {"pause of a move, in loops", test_pause_in_loops},
 	    {"pause of a move, stolen", test_pause_stolen},

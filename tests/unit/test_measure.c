@@ -98,6 +98,18 @@ static void work(unsigned queue, unsigned packets, unsigned backlog)
 	atomic_store(&c->backlog, backlog);
 }
 
+/* Of what a queue does besides, so many packets at `cost` in turns that took many. */
+static void work_bulk(unsigned queue, unsigned packets, unsigned cost)
+{
+	struct dvmq_queue_counters *c = &queues[queue].counters;
+
+	dvmq_count(&c->packets, packets);
+	dvmq_count(&c->cycles, (uint64_t)packets * cost);
+	dvmq_count(&c->bulk_packets, packets);
+	dvmq_count(&c->bulk_cycles, (uint64_t)packets * cost);
+	dvmq_count(&worker.busy_cycles, (uint64_t)packets * cost);
+}
+
 /* One slow period; each queue takes packets[] per fast period, the NIC misses `missed` in all. */
 static void slow_period(const unsigned packets[QUEUES], const unsigned backlog[QUEUES], uint64_t missed)
 {
@@ -193,6 +205,63 @@ static void test_periods(void)
 		}
 		CU_ASSERT(about(loads[0].cycles_per_packet, COST * (2 - pow(0.9, 20))));
 	}
+}
+
+/* What it needs is what its packets cost where many wait, as far as that is known. */
+static void test_bulk(void)
+{
+	const unsigned packets[QUEUES] = {9000, 0, 0};
+
+	begin(0);
+	slow_periods(packets, none, 0); /* one by one: unknown */
+	CU_ASSERT(about(loads[0].demand, 0.9));
+	work_bulk(0, 20, COST / 4);
+	slow_periods(packets, none, 0);
+	CU_ASSERT(about(loads[0].demand, 0.9 / 4));
+	CU_ASSERT(about(loads[0].load, 0.9));
+	CU_ASSERT(about(loads[0].cycles_per_packet, COST));
+	CU_ASSERT(loads[0].fast_demand < 0.9 / 3.9);
+	/* One dear turn, which had lost its CPU, is no proof of the contrary; if it goes on, it is. */
+	work_bulk(0, 20, 2 * COST);
+	now += FAST;
+	dvmq_measure(now);
+	CU_ASSERT(loads[0].bulk_cost < COST);
+	for (unsigned i = 0; i < 20; i++) {
+		work_bulk(0, 20, COST / 2);
+		slow_period(packets, none, 0);
+	}
+	CU_ASSERT(about(loads[0].demand, 0.9 / 2));
+	/* Under load all turns are such. */
+	for (unsigned i = 0; i < 4; i++) {
+		work_bulk(0, 9000, COST);
+		now += FAST;
+		dvmq_measure(now);
+	}
+	CU_ASSERT(loads[0].fast_demand > 0.8);
+	/* It is never more than what was consumed. */
+	work_bulk(0, 5000, 9 * COST);
+	slow_periods(packets, none, 0);
+	CU_ASSERT(about(loads[0].demand, 0.9));
+	/* And is forgotten. */
+	work_bulk(0, 5000, COST / 4);
+	for (unsigned i = 0; i < 50; i++)
+		slow_period(packets, none, 0);
+	CU_ASSERT(about(loads[0].demand, 0.9));
+}
+
+/* What waits, and what the NIC missed, costs as little as what is taken in bulk. */
+static void test_bulk_waits(void)
+{
+	const unsigned packets[QUEUES] = {1000, 0, 0};
+
+	begin(0);
+	work_bulk(0, 5000, COST / 4);
+	slow_periods(packets, none, 1000 * N_FAST);
+	CU_ASSERT(about(loads[0].demand, 0.2 / 4));
+	work(0, 1000, 100); /* as many wait now */
+	now += FAST;
+	dvmq_measure(now);
+	CU_ASSERT(about(loads[0].fast_demand, (0.1 + 0.11) / 2 / 4));
 }
 
 /* Idle is who had no packet for a while, whether that was one period or many. */
@@ -329,6 +398,8 @@ int main(void)
 	    {"packets taken", test_taken},
 	    {"backlog that grows", test_backlog_grows},
 	    {"periods of any length", test_periods},
+	    {"turns with many packets", test_bulk},
+	    {"what waits, with many packets", test_bulk_waits},
 	    {"idle", test_idle},
 	    {"packets missed", test_missed},
 	    {"packets missed, shared by queues", test_missed_is_shared},
