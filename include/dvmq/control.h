@@ -24,16 +24,20 @@ struct dvmq_pace { /* all 0 in the beginning */
 	double allowance;   /* fast looks that it may make */
 	unsigned left;      /* fast looks that the last news is worth */
 	bool pending;       /* work waits for the next look */
+	double slow_ms;     /* how soon it looks without any of that */
 };
 
 void dvmq_pace_hurry(struct dvmq_pace *pace); /* an alarm came: the next looks are to be fast */
 
-/* After each look.  news: it did something, or an alarm came since the last one; pending: it left work for the next one. */
-void dvmq_pace_looked(struct dvmq_pace *pace, uint64_t now_ms, bool news, bool pending);
+/*
+ * After each look.  news: it did something, or an alarm came since the last one; pending: it left work for the next
+ * one; calm: it learned nothing, and nothing but load may change.
+ */
+void dvmq_pace_looked(struct dvmq_pace *pace, uint64_t now_ms, bool news, bool pending, bool calm);
 bool dvmq_pace_may_hurry(const struct dvmq_pace *pace); /* an alarm would make the next looks fast, and they are not */
 
-/* Time from the last look to the next one, ms; fast_ms as in [balance], calm: nothing but load may change. */
-double dvmq_pace_ms(const struct dvmq_pace *pace, double fast_ms, bool calm);
+/* Time from the last look to the next one, ms; fast_ms as in [balance]. */
+double dvmq_pace_ms(const struct dvmq_pace *pace, double fast_ms);
 
 /* --- queues.c: the registry --- */
 

@@ -27,7 +27,7 @@ static struct dvmq_conf running;
 static struct dvmq_port_conf running_ports[DVMQ_MAX_PORTS];
 static int epoll_fd = -1;
 static struct dvmq_pace pace;
-static bool calm; /* nothing was learned, and there are no NIC queues to share */
+static uint32_t alarms_seen[DVMQ_ALARMS];
 static volatile sig_atomic_t quit;
 
 uint64_t dvmq_now_ms(void)
@@ -132,18 +132,19 @@ static bool learn_from(struct dvmq_worker *w, uint64_t now_ms)
 
 /*
  * How soon we look again.  An alarm that came during this look is news: what it is about may have been measured before.
- * None is wanted while we look often anyway, nor where no move could answer it.
+ * None is wanted while we look often anyway; nor that of a full worker where no move could answer it.
  */
-static void set_pace(uint64_t now_ms, bool acted, bool pending)
+static void set_pace(uint64_t now_ms, bool acted, bool pending, bool calm)
 {
-	static uint32_t alarms_seen;
-	bool moves = dvmq_balancer_automatic() && dvmq_n_workers > 1, want;
-	uint32_t alarms = dvmq_alarm_count();
+	bool moves = dvmq_balancer_automatic() && dvmq_n_workers > 1;
+	uint32_t full = dvmq_alarm_count(DVMQ_ALARM_FULL);
+	unsigned want = 1u << DVMQ_ALARM_SOURCE | (unsigned)moves << DVMQ_ALARM_FULL;
 
-	dvmq_pace_looked(&pace, now_ms, acted || (moves && alarms != alarms_seen), pending);
-	alarms_seen = alarms;
-	want = moves && dvmq_pace_may_hurry(&pace);
-	if (!dvmq_alarm_want(want, alarms) && want)
+	dvmq_pace_looked(&pace, now_ms, acted || (moves && full != alarms_seen[DVMQ_ALARM_FULL]), pending, calm);
+	alarms_seen[DVMQ_ALARM_FULL] = full;
+	if (!dvmq_pace_may_hurry(&pace))
+		want = 0;
+	if (!dvmq_alarm_want(want, alarms_seen))
 		dvmq_pace_hurry(&pace);
 }
 
@@ -165,14 +166,15 @@ static void tick(uint64_t now_ms)
 {
 	static uint64_t slow_at, age_at;
 	uint64_t slow_ms = (uint64_t)dvmq_balancer_params()->slow_ms;
-	bool pending, acted, learned = false;
+	bool pending, acted, shares, learned = false;
 
+	alarms_seen[DVMQ_ALARM_SOURCE] = dvmq_alarm_count(DVMQ_ALARM_SOURCE);
 	dvmq_measure(rte_rdtsc());
 	for (unsigned i = 0; i < dvmq_n_workers; i++)
 		learned |= learn_from(dvmq_workers[i], now_ms);
 	dvmq_devices_tick(now_ms);
 	pending = dvmq_vmq_step(now_ms);
-	calm = !share(now_ms) && !learned;
+	shares = share(now_ms);
 	if (now_ms >= age_at) {
 		age_at = now_ms + AGE_EVERY_MS;
 		dvmq_fdb_age(now_ms);
@@ -185,7 +187,7 @@ static void tick(uint64_t now_ms)
 		dvmq_measure_slow();
 		acted |= dvmq_balancer_run(DVMQ_LOOP_SLOW);
 	}
-	set_pace(now_ms, acted, pending);
+	set_pace(now_ms, acted, pending, !shares && !learned);
 }
 
 static void serve(int fd)
@@ -203,7 +205,7 @@ static void serve(int fd)
 /* TSC cycles from one look to the next. */
 static uint64_t period(void)
 {
-	double ms = dvmq_pace_ms(&pace, dvmq_balancer_params()->fast_ms, calm);
+	double ms = dvmq_pace_ms(&pace, dvmq_balancer_params()->fast_ms);
 
 	return (uint64_t)(ms / 1000 * (double)rte_get_tsc_hz());
 }

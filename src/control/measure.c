@@ -20,7 +20,7 @@
 
 #include <dvmq/control.h>
 
-#define SMOOTH_SLOW  0.5
+#define SLOW_KEPT    0.5  /* weight of what was measured slow_ms ago */
 #define COST_KEPT    0.9  /* weight of the cost of a packet as it was fast_ms ago */
 #define BULK_NEW     0.25 /* least weight of what turns with many packets cost since the last look */
 #define BULK_MANY    1024 /* packets from which on it is all that counts */
@@ -40,8 +40,8 @@ static uint64_t last_tsc, slow_cycles;
 static double last_period; /* TSC cycles */
 static double quiet_cycles; /* without a packet, up to now */
 
-/* Of what was measured before; set for each period. */
-static double fast_kept, cost_kept;
+/* Weights of what was measured before, and of what is new in the slow period; set for each period. */
+static double fast_kept, cost_kept, slow_new;
 
 static uint64_t get(_Atomic uint64_t *counter)
 {
@@ -216,9 +216,9 @@ static void close_slow_period(struct dvmq_load *l, double period)
 	double cost = l->bulk_cost > 0 ? fmin(l->bulk_cost, l->cycles_per_packet) : l->cycles_per_packet;
 	double needed = fmax(l->sum_demand, l->sum_counted + l->missed * cost);
 
-	l->demand += SMOOTH_SLOW * (needed / period - l->demand);
-	l->load += SMOOTH_SLOW * (l->sum_load / period - l->load);
-	l->pps += SMOOTH_SLOW * (l->sum_packets / seconds - l->pps);
+	l->demand += slow_new * (needed / period - l->demand);
+	l->load += slow_new * (l->sum_load / period - l->load);
+	l->pps += slow_new * (l->sum_packets / seconds - l->pps);
 	if (l->demand < 1e-6)
 		l->demand = l->load = l->pps = 0;
 	l->occupancy = l->sum_occupancy / period;
@@ -229,12 +229,13 @@ void dvmq_measure_slow(void)
 {
 	if (slow_cycles == 0)
 		return;
+	slow_new = 1 - pow(SLOW_KEPT, slow_cycles * 1000.0 / rte_get_tsc_hz() / dvmq_balancer_params()->slow_ms);
 	if (!dvmq_measure_idle()) /* who takes no packet at all misses none */
 		measure_missed();
 	for (unsigned i = 0; i < dvmq_n_queues; i++)
 		close_slow_period(dvmq_queues[i]->load, slow_cycles);
 	for (unsigned i = 0; i < dvmq_n_workers; i++) {
-		busy[i].slow += SMOOTH_SLOW * (busy[i].sum / slow_cycles - busy[i].slow);
+		busy[i].slow += slow_new * (busy[i].sum / slow_cycles - busy[i].slow);
 		busy[i].sum = 0;
 	}
 	slow_cycles = 0;

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * A worker that becomes full tells the controller, which looks rarely by itself.
+ * What cannot wait until the controller looks, which it does rarely by itself: a
+ * worker has become full, or a source address is to be learned, for which packets
+ * are flooded until then.
  *
- * Time is cut into windows.  A worker is full in one of which turns with packets
+ * Full: time is cut into windows.  A worker is full in one of which turns with packets
  * took more than `high`, and most packets came in turns that took many: few in each
  * mean that it waits for them, not they for it, however busy it is.  One such window is a burst, some in a row are an alarm,
  * and if it stays full, one more follows: the first may have come from a burst,
@@ -13,8 +15,8 @@
  * worker, which looks like work for as long as a turn takes.
  *
  *   worker                              controller
- *   raised++                            wanted = true
- *   takes wanted; if it was true:       raised as it was?  sleeps
+ *   raised++                            wanted = these kinds
+ *   takes wanted; if it was one:        raised as it was?  sleeps
  *   writes to the descriptor
  *
  * All seq_cst: either the controller sees the alarm, or the worker sees that it is
@@ -39,8 +41,8 @@
 static int fd = -1;
 static double full = FULL_MOST; /* share of a window; constant while there are workers */
 
-static _Atomic uint32_t raised; /* alarms since the start.  Writers: workers */
-static _Atomic bool wanted;	/* set and cleared by the controller, cleared by the worker that writes to fd */
+static _Atomic uint32_t raised[DVMQ_ALARMS]; /* since the start.  Writers: workers */
+static _Atomic uint32_t wanted; /* 1 << kind.  Set and cleared by the controller, cleared by the worker that writes to fd */
 
 int dvmq_alarm_open(double high, struct dvmq_err *err)
 {
@@ -61,21 +63,25 @@ int dvmq_alarm_fd(void)
 	return fd;
 }
 
-uint32_t dvmq_alarm_count(void)
+uint32_t dvmq_alarm_count(enum dvmq_alarm kind)
 {
-	return atomic_load(&raised);
+	return atomic_load(&raised[kind]);
 }
 
-bool dvmq_alarm_want(bool on, uint32_t seen)
+bool dvmq_alarm_want(unsigned kinds, const uint32_t seen[DVMQ_ALARMS])
 {
-	atomic_store(&wanted, on);
-	return atomic_load(&raised) == seen;
+	bool none = true;
+
+	atomic_store(&wanted, kinds);
+	for (unsigned kind = 0; kind < DVMQ_ALARMS; kind++)
+		none &= !(kinds & 1u << kind) || atomic_load(&raised[kind]) == seen[kind];
+	return none;
 }
 
-static void raise_alarm(void)
+void dvmq_alarm_raise(enum dvmq_alarm kind)
 {
-	atomic_fetch_add(&raised, 1);
-	if (atomic_load(&wanted) && atomic_exchange(&wanted, false))
+	atomic_fetch_add(&raised[kind], 1);
+	if ((atomic_load(&wanted) & 1u << kind) && atomic_exchange(&wanted, 0))
 		eventfd_write(fd, 1); /* its counter cannot be full, so it cannot fail */
 }
 
@@ -106,6 +112,6 @@ void dvmq_alarm_look(struct dvmq_worker *w)
 	w->full_windows++;
 	if (w->full_windows == w->alarm_after) {
 		w->alarm_after = w->alarm_after == WINDOWS ? WINDOWS_MORE : UINT_MAX;
-		raise_alarm();
+		dvmq_alarm_raise(DVMQ_ALARM_FULL);
 	}
 }

@@ -18,6 +18,7 @@
 #include <rte_ring_elem.h>
 #include <rte_vhost.h>
 
+#include <dvmq/alarm.h>
 #include <dvmq/fdb.h>
 #include <dvmq/port.h>
 #include <dvmq/worker.h>
@@ -183,7 +184,8 @@ static uint64_t learn(struct dvmq_worker *w, struct dvmq_queue *queue, uint64_t 
 		return known->report_at;
 	known = look_up(w, key);
 	if (known == NULL || known->port != queue->port) {
-		report(w, queue, key, &w->learn_allowed_at, LEARN_GAP_US);
+		if (report(w, queue, key, &w->learn_allowed_at, LEARN_GAP_US))
+			dvmq_alarm_raise(DVMQ_ALARM_SOURCE);
 		return 0; /* look again at the next packet: the controller needs a moment */
 	}
 	told = report(w, queue, key, &w->refresh_allowed_at, REFRESH_GAP_US);

@@ -30,6 +30,11 @@ void dvmq_gather_next(struct dvmq_worker *worker)
 	gathers++;
 }
 
+static bool want(bool on, uint32_t seen)
+{
+	return dvmq_alarm_want((unsigned)on << DVMQ_ALARM_FULL, (uint32_t[DVMQ_ALARMS]){[DVMQ_ALARM_FULL] = seen});
+}
+
 static void begin(double high)
 {
 	dvmq_alarm_close();
@@ -37,8 +42,8 @@ static void begin(double high)
 	memset(&w, 0, sizeof(w));
 	w.cycles_per_us = US;
 	w.now = 1000 * MS;
-	before = dvmq_alarm_count();
-	dvmq_alarm_want(false, before);
+	before = dvmq_alarm_count(DVMQ_ALARM_FULL);
+	want(false, before);
 }
 
 static unsigned took = DVMQ_BULK; /* packets of a turn */
@@ -63,7 +68,7 @@ static void work(unsigned ms, unsigned percent)
 
 static unsigned alarms(void)
 {
-	return dvmq_alarm_count() - before;
+	return dvmq_alarm_count(DVMQ_ALARM_FULL) - before;
 }
 
 /* What was written to the descriptor since the last call; 0: it was not readable. */
@@ -169,19 +174,41 @@ static void test_no_window(void)
 static void test_one_call(void)
 {
 	begin(0.9);
-	CU_ASSERT(dvmq_alarm_want(true, before));
+	CU_ASSERT(want(true, before));
 	work(1, 100);
 	CU_ASSERT_EQUAL(calls(), 1);
 	work(100, 0);
 	work(1, 100); /* nobody wants to be called */
 	CU_ASSERT_EQUAL(alarms(), 2);
 	CU_ASSERT_EQUAL(calls(), 0);
-	CU_ASSERT_FALSE(dvmq_alarm_want(true, before)); /* it came before that was said */
-	CU_ASSERT(dvmq_alarm_want(true, dvmq_alarm_count()));
-	dvmq_alarm_want(false, 0);
+	CU_ASSERT_FALSE(want(true, before)); /* it came before that was said */
+	CU_ASSERT(want(true, dvmq_alarm_count(DVMQ_ALARM_FULL)));
+	want(false, 0);
 	work(100, 0);
 	work(1, 100);
 	CU_ASSERT_EQUAL(calls(), 0);
+}
+
+/* One that nobody waits for wakes nobody, and does not take away what is waited for. */
+static void test_kinds(void)
+{
+	uint32_t seen[DVMQ_ALARMS];
+
+	begin(0.9);
+	for (unsigned kind = 0; kind < DVMQ_ALARMS; kind++)
+		seen[kind] = dvmq_alarm_count(kind);
+	CU_ASSERT(dvmq_alarm_want(1u << DVMQ_ALARM_FULL, seen));
+	dvmq_alarm_raise(DVMQ_ALARM_SOURCE);
+	CU_ASSERT_EQUAL(calls(), 0);
+	dvmq_alarm_raise(DVMQ_ALARM_FULL);
+	CU_ASSERT_EQUAL(calls(), 1);
+	CU_ASSERT_FALSE(dvmq_alarm_want(1u << DVMQ_ALARM_SOURCE, seen));
+	seen[DVMQ_ALARM_SOURCE]++;
+	CU_ASSERT(dvmq_alarm_want(1u << DVMQ_ALARM_SOURCE, seen)); /* whatever came of the other kind */
+	dvmq_alarm_raise(DVMQ_ALARM_SOURCE);
+	dvmq_alarm_raise(DVMQ_ALARM_SOURCE);
+	CU_ASSERT_EQUAL(calls(), 1);
+	CU_ASSERT(dvmq_alarm_want(0, seen));
 }
 
 static void *raise_many(void *arg)
@@ -211,8 +238,8 @@ static void test_threads(void)
 		workers[i].now = 1000 * MS;
 		CU_ASSERT_EQUAL_FATAL(pthread_create(&threads[i], NULL, raise_many, &workers[i]), 0);
 	}
-	while ((seen = dvmq_alarm_count()) - before < WORKERS * ALARMS)
-		if (dvmq_alarm_want(true, seen)) {
+	while ((seen = dvmq_alarm_count(DVMQ_ALARM_FULL)) - before < WORKERS * ALARMS)
+		if (want(true, seen)) {
 			CU_ASSERT_EQUAL_FATAL(poll(&called, 1, 20000), 1);
 			CU_ASSERT(calls() > 0); /* one that was late for the call before may be in it, too */
 		}
@@ -230,6 +257,7 @@ int main(void)
 	    {"bursts", test_bursts},
 	    {"theft and sleep", test_no_window},
 	    {"one system call", test_one_call},
+	    {"kinds", test_kinds},
 	    {"no call is lost", test_threads},
 	    CU_TEST_INFO_NULL,
 	};

@@ -41,7 +41,7 @@ static unsigned asked; /* how often the NIC was */
 
 const struct dvmq_balance_params *dvmq_balancer_params(void)
 {
-	static const struct dvmq_balance_params params = {.fast_ms = 1};
+	static const struct dvmq_balance_params params = {.fast_ms = 1, .slow_ms = 50};
 
 	return &params;
 }

@@ -19,16 +19,16 @@ static void begin(void)
 	pace = (struct dvmq_pace){0};
 	now_ms += 1000000;
 	calm = false;
-	dvmq_pace_looked(&pace, now_ms, false, false);
+	dvmq_pace_looked(&pace, now_ms, false, false, calm);
 }
 
 /* The next look, when it is due; how long that took, ms. */
 static double look(bool news, bool pending)
 {
-	double ms = dvmq_pace_ms(&pace, FAST, calm);
+	double ms = dvmq_pace_ms(&pace, FAST);
 
 	now_ms += (uint64_t)ms;
-	dvmq_pace_looked(&pace, now_ms, news, pending);
+	dvmq_pace_looked(&pace, now_ms, news, pending, calm);
 	return ms;
 }
 
@@ -48,9 +48,28 @@ static void test_calm(void)
 	CU_ASSERT_EQUAL(look(false, false), 20);
 	CU_ASSERT_EQUAL(looks_of_a_second(false), 50);
 	calm = true;
+	CU_ASSERT_EQUAL(look(false, false), 20);
 	CU_ASSERT_EQUAL(look(false, false), 50);
-	CU_ASSERT_EQUAL(dvmq_pace_ms(&pace, 100, true), 100); /* never more often than it is to be */
-	CU_ASSERT_EQUAL(dvmq_pace_ms(&pace, 25, false), 25);
+	CU_ASSERT_EQUAL(look(false, false), 100);
+	CU_ASSERT_EQUAL(dvmq_pace_ms(&pace, 300), 300); /* never more often than it is to be */
+	CU_ASSERT_EQUAL(look(false, false), 200);
+	CU_ASSERT_EQUAL(looks_of_a_second(false), 5);
+	/* Whatever happens, it is not calm. */
+	dvmq_pace_hurry(&pace);
+	while (look(false, false) < 50)
+		;
+	CU_ASSERT_EQUAL(look(false, false), 100);
+	look(true, false);
+	while (look(false, false) < 50)
+		;
+	CU_ASSERT_EQUAL(look(false, false), 100);
+	look(false, true);
+	look(false, false);
+	CU_ASSERT_EQUAL(look(false, false), 50);
+	calm = false;
+	look(false, false);
+	CU_ASSERT_EQUAL(look(false, false), 20);
+	CU_ASSERT_EQUAL(dvmq_pace_ms(&pace, 25), 25);
 }
 
 static void test_alarm(void)
