@@ -205,8 +205,8 @@ static void explain_first_word(const char *word, int len)
 	snprintf(first, sizeof(first), "%.*s", len, word);
 	similar = dvmq_similar_word(first, known);
 	if (similar)
-		fprintf(dvmq_said.out, "unknown command \"%s\", did you mean \"%s\"? \"help\" lists the commands\n", first,
-			similar);
+		fprintf(dvmq_said.out, "unknown command \"%s\", did you mean \"%s\"? \"help\" lists the commands\n",
+			first, similar);
 	else
 		fprintf(dvmq_said.out, "unknown command \"%s\", \"help\" lists the commands\n", first);
 	json_decref(words);
@@ -240,8 +240,8 @@ static void explain(const char *text)
 	} else if (json_object_size(words) == 0) {
 		fprintf(dvmq_said.out, "\"%.*s\" is too much after \"%.*s\"\n", len, next, (int)(done - text), text);
 	} else {
-		fprintf(dvmq_said.out, "\"%.*s\" cannot stand after \"%.*s\", possible: ", len, next, (int)(done - text),
-			text);
+		fprintf(dvmq_said.out, "\"%.*s\" cannot stand after \"%.*s\", possible: ", len, next,
+			(int)(done - text), text);
 		list_words(dvmq_said.out, words);
 		fputs(end ? ", or nothing\n" : "\n", dvmq_said.out);
 	}
@@ -254,7 +254,8 @@ static void run_line(const char *text)
 	size_t len = strcspn(text, "\r\n");
 
 	if (len >= DVMQ_LINE_LEN) {
-		fprintf(dvmq_said.out, "the line has %zu characters, at most %d are possible\n", len, DVMQ_LINE_LEN - 1);
+		fprintf(dvmq_said.out, "the line has %zu characters, at most %d are possible\n", len,
+			DVMQ_LINE_LEN - 1);
 		dvmq_said.failed = true;
 		return;
 	}
