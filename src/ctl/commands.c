@@ -424,8 +424,9 @@ COMMAND(c_quit, do_quit, NULL, "quit: end dvmqd", T(w_quit));
 
 cmdline_parse_ctx_t dvmq_commands[] = {
     &c_port_stats, &c_port, &c_queue, &c_core, &c_vmq, &c_fdb, &c_balance, &c_memory, &c_config, &c_queue_core,
-    &c_queue_pin, &c_set_balance, &c_set_core, &c_dry_run, &c_port_add, &c_port_del, &c_port_reset, &c_clear, &c_flows, &c_save,
-    &c_trace, &c_trace_seconds, &c_trace_off, &c_help, &c_help_word, &c_quit, &c_set_policy, &c_port_vmq, NULL,
+    &c_queue_pin, &c_set_balance, &c_set_core, &c_set_policy, &c_port_vmq, &c_dry_run, &c_port_add, &c_port_del,
+    &c_port_reset, &c_clear, &c_flows, &c_save, &c_trace, &c_trace_seconds, &c_trace_off, &c_help, &c_help_word,
+    &c_quit, NULL,
 };
 
 /* Does the syntax (what stands before the colon) have a word that begins so? */
