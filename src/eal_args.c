@@ -170,11 +170,13 @@ static int push_lcores(struct args *args, const struct dvmq_conf *conf, struct d
 int dvmq_eal_args(const char *program, const struct dvmq_conf *conf, int argc, char **argv, int *ret_argc,
 		  char ***ret_argv, struct dvmq_err *err)
 {
-	static struct args all; /* EAL keeps pointers to it */
+	static struct args all;             /* EAL keeps pointers to the words, */
+	static char *for_eal[MAX_ARGS + 1]; /* and changes the array that it gets */
 	struct args words = {0};
 	int ret;
 
-	all.n = 0;
+	while (all.n > 0)
+		free(all.v[--all.n]);
 	ret = split(conf->eal_args, &words, err);
 	if (ret == 0)
 		ret = push(&all, program, err);
@@ -188,8 +190,9 @@ int dvmq_eal_args(const char *program, const struct dvmq_conf *conf, int argc, c
 		ret = append(&all, argv, argc, NULL, 0, err);
 	for (int i = 0; i < words.n; i++)
 		free(words.v[i]);
-	all.v[all.n] = NULL;
+	memcpy(for_eal, all.v, all.n * sizeof(all.v[0]));
+	for_eal[all.n] = NULL;
 	*ret_argc = all.n;
-	*ret_argv = all.v;
+	*ret_argv = for_eal;
 	return ret;
 }

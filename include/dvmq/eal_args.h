@@ -10,8 +10,8 @@
  * --file-prefix dvmq), then [eal] args, then argv[0..argc) of the command line.
  * What a later one says leaves the same option of an earlier one out, but for
  * options that may stand several times (--vdev, -a, ...).  A NULL-terminated
- * vector in *ret_argv and its length in *ret_argc; the caller frees neither, EAL
- * keeps pointers into it.  0 or -errno with err.
+ * vector in *ret_argv and its length in *ret_argc, valid until the next call: the
+ * caller frees neither, EAL keeps pointers into it.  0 or -errno with err.
  */
 int dvmq_eal_args(const char *program, const struct dvmq_conf *conf, int argc, char **argv, int *ret_argc,
 		  char ***ret_argv, struct dvmq_err *err);

@@ -1,125 +1,39 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The command table.  One grammar serves the socket, the prompt and script
- * files; librte_cmdline matches it, the functions of command.h carry it out.
+ * The command table, and what stands behind each command: the functions of
+ * command.h carry it out.  How a line is matched with it: grammar.c.
  */
 #include <dvmq/command.h>
 
-#include <ctype.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <cmdline.h>
-#include <cmdline_parse.h>
 #include <cmdline_parse_string.h>
 #include <rte_common.h>
 
+#include "commands.h"
 #include "conf_keys.h"
 #include "grammar.h"
-
-#define WORD_LEN    128	    /* STR_TOKEN_SIZE: what librte_cmdline stores of a word */
-#define END_OF_LINE "#\r\n" /* as librte_cmdline sees it */
-#define MAX_LISTED  16	    /* words that an error text lists */
 
 #define TRACE_SECONDS	  60 /* of a trace without SECONDS: enough to see cores park (hold_ms), some MiB */
 #define TRACE_SECONDS_MAX 86400
 
 /* What librte_cmdline stores of a line: see CMDLINE_PARSE_RESULT_BUFSIZE. */
 struct line {
-	char word[5][WORD_LEN]; /* the words of the grammar by their place, a choice where one was offered */
-	char name[WORD_LEN];
-	char core[WORD_LEN]; /* or a number of queues */
+	char word[5][DVMQ_WORD_LEN]; /* the words of the grammar by their place, a choice where one was offered */
+	char name[DVMQ_WORD_LEN];
+	char core[DVMQ_WORD_LEN]; /* or a number of queues */
 	char rest[DVMQ_LINE_LEN];
 };
 
 static_assert(sizeof(struct line) <= CMDLINE_PARSE_RESULT_BUFSIZE, "librte_cmdline cannot store a line");
 
-/*
- * librte_cmdline calls handlers without a way to return anything: the reply
- * under way is here, which one control thread makes safe.
- */
-static struct {
-	struct cmdline *cl;
-	struct dvmq_reply reply;
-	FILE *out; /* writes reply.text */
-	bool json;
-	bool failed;
-} run;
-
-/* A token that stands for a name or a free text; what people read of it is label. */
-struct name_token {
-	struct cmdline_token_hdr hdr;
-	const char *label;
-	const char *first;  /* offered before the names: "all" */
-	const char *refuse; /* a word of the grammar that is no name here */
-	bool (*name_at)(unsigned index, char *buf, size_t size);
-	size_t size; /* of the result; a rest of line has room for more than a word */
-	bool to_end; /* takes the rest of the line */
-};
-
-static int parse_name(cmdline_parse_token_hdr_t *hdr, const char *buf, void *result, unsigned size)
-{
-	const struct name_token *token = container_of(hdr, struct name_token, hdr);
-	size_t len;
-
-	len = strcspn(buf, token->to_end ? END_OF_LINE : END_OF_LINE " \t");
-	while (len && isblank((unsigned char)buf[len - 1]))
-		len--;
-	if (len == 0 || len >= token->size)
-		return -1;
-	if (token->refuse && strlen(token->refuse) == len && strncmp(buf, token->refuse, len) == 0)
-		return -1;
-	if (result) {
-		if (size <= len)
-			return -1;
-		memcpy(result, buf, len);
-		((char *)result)[len] = '\0';
-	}
-	return len;
-}
-
-static int count_names(cmdline_parse_token_hdr_t *hdr)
-{
-	const struct name_token *token = container_of(hdr, struct name_token, hdr);
-	char name[WORD_LEN];
-	int n = 0;
-
-	while (token->name_at && token->name_at(n, name, sizeof(name)))
-		n++;
-	return n + (token->first ? 1 : 0);
-}
-
-static int get_name(cmdline_parse_token_hdr_t *hdr, int index, char *buf, unsigned size)
-{
-	const struct name_token *token = container_of(hdr, struct name_token, hdr);
-
-	if (token->first && index-- == 0)
-		return snprintf(buf, size, "%s", token->first) < (int)size ? 0 : -1;
-	return token->name_at && token->name_at(index, buf, size) ? 0 : -1;
-}
-
-static int get_label(cmdline_parse_token_hdr_t *hdr, char *buf, unsigned size)
-{
-	const struct name_token *token = container_of(hdr, struct name_token, hdr);
-
-	return snprintf(buf, size, "%s", token->label) < (int)size ? 0 : -1;
-}
-
-static struct cmdline_token_ops name_ops = {
-    .parse = parse_name,
-    .complete_get_nb = count_names,
-    .complete_get_elt = get_name,
-    .get_help = get_label,
-};
-
 static void fail(const char *text)
 {
-	fprintf(run.out, "%s\n", text);
-	run.failed = true;
+	fprintf(dvmq_said.out, "%s\n", text);
+	dvmq_said.failed = true;
 }
 
 /* Takes the reference; NULL: err says why. */
@@ -129,11 +43,11 @@ static void show(json_t *value, const struct dvmq_err *err)
 		fail(err->text);
 		return;
 	}
-	if (run.json) {
-		json_dumpf(value, run.out, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(12));
-		fputc('\n', run.out);
+	if (dvmq_said.json) {
+		json_dumpf(value, dvmq_said.out, JSON_INDENT(2) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(12));
+		fputc('\n', dvmq_said.out);
 	} else {
-		dvmq_table_print(run.out, value);
+		dvmq_table_print(dvmq_said.out, value);
 	}
 	json_decref(value);
 }
@@ -168,11 +82,11 @@ static void do_show_config(void *result, struct cmdline *cl, void *data)
 	RTE_SET_USED(result);
 	RTE_SET_USED(cl);
 	RTE_SET_USED(data);
-	if (run.json) {
+	if (dvmq_said.json) {
 		show(dvmq_conf_json(dvmq_running_conf()), &err);
 		return;
 	}
-	ret = dvmq_conf_write(dvmq_running_conf(), run.out);
+	ret = dvmq_conf_write(dvmq_running_conf(), dvmq_said.out);
 	if (ret)
 		fail(strerror(-ret));
 }
@@ -310,7 +224,7 @@ static int clear_stats(const char *name, struct dvmq_err *err)
 /* Whoever reads the file sees the old or the new one, never half of it, also after a power cut. */
 static int save_config(const char *path, struct dvmq_err *err)
 {
-	char tmp[WORD_LEN + 8];
+	char tmp[DVMQ_WORD_LEN + 8];
 	FILE *file;
 	int ret;
 
@@ -346,7 +260,7 @@ static void do_save_config(void *result, struct cmdline *cl, void *data)
 	}
 	/* A relative name counts from the daemon's directory, which need not be the user's: say where it went. */
 	path = realpath(line->name, NULL);
-	fprintf(run.out, "saved as %s\n", path ? path : line->name);
+	fprintf(dvmq_said.out, "saved as %s\n", path ? path : line->name);
 	free(path);
 }
 
@@ -366,7 +280,7 @@ static void do_save_trace(void *result, struct cmdline *cl, void *data)
 		return;
 	}
 	path = realpath(line->name, NULL);
-	fprintf(run.out, "recording %u s to %s\n", seconds, path ? path : line->name);
+	fprintf(dvmq_said.out, "recording %u s to %s\n", seconds, path ? path : line->name);
 	free(path);
 }
 
@@ -383,8 +297,8 @@ static void do_help(void *result, struct cmdline *cl, void *data);
 #define WORD(id, place, choices) \
 	static cmdline_parse_token_string_t id = TOKEN_STRING_INITIALIZER(struct line, word[place], choices)
 #define NAME(id, field, ...)            \
-	static struct name_token id = { \
-	    {&name_ops, offsetof(struct line, field)}, .size = sizeof(((struct line *)0)->field), __VA_ARGS__}
+	static struct dvmq_name_token id = { \
+	    {&dvmq_name_ops, offsetof(struct line, field)}, .size = sizeof(((struct line *)0)->field), __VA_ARGS__}
 #define COMMAND(id, handler, arg, help, ...) \
 	static cmdline_parse_inst_t id = {.f = handler, .data = arg, .help_str = help, .tokens = {__VA_ARGS__, NULL}}
 #define T(token) ((cmdline_parse_token_hdr_t *)&(token).hdr)
@@ -508,10 +422,11 @@ COMMAND(c_help, do_help, NULL, "help: list the commands", T(w_help));
 COMMAND(c_help_word, do_help, NULL, "help WORD: list the commands that have this word", T(w_help), T(n_word));
 COMMAND(c_quit, do_quit, NULL, "quit: end dvmqd", T(w_quit));
 
-static cmdline_parse_ctx_t commands[] = {
+cmdline_parse_ctx_t dvmq_commands[] = {
     &c_port_stats, &c_port, &c_queue, &c_core, &c_vmq, &c_fdb, &c_balance, &c_memory, &c_config, &c_queue_core,
-    &c_queue_pin, &c_set_balance, &c_set_core, &c_dry_run, &c_port_add, &c_port_del, &c_port_reset, &c_clear, &c_flows, &c_save,
-    &c_trace, &c_trace_seconds, &c_trace_off, &c_help, &c_help_word, &c_quit, &c_set_policy, &c_port_vmq, NULL,
+    &c_queue_pin, &c_set_balance, &c_set_core, &c_set_policy, &c_port_vmq, &c_dry_run, &c_port_add, &c_port_del,
+    &c_port_reset, &c_clear, &c_flows, &c_save, &c_trace, &c_trace_seconds, &c_trace_off, &c_help, &c_help_word,
+    &c_quit, NULL,
 };
 
 /* Does the syntax (what stands before the colon) have a word that begins so? */
@@ -532,8 +447,8 @@ static void do_help(void *result, struct cmdline *cl, void *data)
 
 	RTE_SET_USED(cl);
 	RTE_SET_USED(data);
-	for (unsigned i = 0; commands[i]; i++) {
-		const char *syntax = commands[i]->help_str;
+	for (unsigned i = 0; dvmq_commands[i]; i++) {
+		const char *syntax = dvmq_commands[i]->help_str;
 		const char *colon = strstr(syntax, ": ");
 
 		if (line->name[0] && !syntax_has(syntax, colon - syntax, line->name))
@@ -548,220 +463,4 @@ static void do_help(void *result, struct cmdline *cl, void *data)
 		return;
 	}
 	show(list, &err);
-}
-
-/* Whether the first n words of text match the first n tokens of a command. */
-static bool matches(cmdline_parse_inst_t *command, const char *text, unsigned n)
-{
-	for (unsigned i = 0; i < n; i++) {
-		int len;
-
-		if (!command->tokens[i])
-			return false;
-		text += strspn(text, " \t");
-		len = command->tokens[i]->ops->parse(command->tokens[i], text, NULL, 0);
-		if (len < 0 || !cmdline_isendoftoken(text[len]))
-			return false;
-		text += len;
-	}
-	return true;
-}
-
-/* Adds what a token can be to words, as dvmq_command_complete() returns it. */
-static void add_words(cmdline_parse_token_hdr_t *token, const char *begin, json_t *words)
-{
-	int n = token->ops->complete_get_nb(token);
-	char word[WORD_LEN];
-
-	for (int i = 0; i < n; i++) {
-		if (token->ops->complete_get_elt(token, i, word, sizeof(word)) == 0 &&
-		    strncmp(word, begin, strlen(begin)) == 0)
-			json_object_set_new(words, word, json_true());
-	}
-	if (n == 0 && token->ops->get_help(token, word, sizeof(word)) == 0)
-		json_object_set_new(words, word, json_false());
-}
-
-/* The words that may stand at place n after the first n of text.  *ret_end: the line may also end there. */
-static json_t *words_at(const char *text, unsigned n, const char *begin, bool *ret_matched, bool *ret_end)
-{
-	json_t *words = json_object();
-
-	*ret_matched = *ret_end = false;
-	for (unsigned i = 0; words && commands[i]; i++) {
-		if (!matches(commands[i], text, n))
-			continue;
-		*ret_matched = true;
-		if (commands[i]->tokens[n])
-			add_words(commands[i]->tokens[n], begin, words);
-		else
-			*ret_end = true;
-	}
-	return words;
-}
-
-/* Words of text that are complete, that is followed by a blank; *ret_last is where the unfinished one begins. */
-static unsigned complete_words(const char *text, const char **ret_last)
-{
-	unsigned n = 0;
-
-	for (;;) {
-		text += strspn(text, " \t");
-		*ret_last = text;
-		text += strcspn(text, " \t");
-		if (!*text)
-			return n;
-		n++;
-	}
-}
-
-json_t *dvmq_command_complete(const char *text)
-{
-	bool matched, end;
-	const char *last;
-	unsigned n = complete_words(text, &last);
-
-	return words_at(text, n, last, &matched, &end);
-}
-
-/* The words that can follow, as people read them. */
-static void list_words(FILE *out, json_t *words)
-{
-	const char *key;
-	json_t *value;
-	unsigned n = 0;
-
-	json_object_foreach (words, key, value) {
-		if (n < MAX_LISTED)
-			fprintf(out, "%s%s", n ? ", " : "", key);
-		n++;
-	}
-	if (n > MAX_LISTED)
-		fprintf(out, ", ... (%u more)", n - MAX_LISTED);
-}
-
-/* First the end of text's first n words, then the beginning of the word after them. */
-static const char *after_words(const char *text, unsigned n, const char **ret_next)
-{
-	const char *end = text;
-
-	while (n--) {
-		end += strspn(end, " \t");
-		end += strcspn(end, " \t#\n");
-	}
-	*ret_next = end + strspn(end, " \t");
-	return end;
-}
-
-static void explain_first_word(const char *word, int len)
-{
-	const char *known[RTE_DIM(commands) + 1];
-	const char *similar;
-	char first[WORD_LEN];
-	bool matched, end;
-	json_t *words = words_at("", 0, "", &matched, &end);
-	const char *key;
-	json_t *value;
-	unsigned n = 0;
-
-	json_object_foreach (words, key, value)
-		known[n++] = key;
-	known[n] = NULL;
-	snprintf(first, sizeof(first), "%.*s", len, word);
-	similar = dvmq_similar_word(first, known);
-	if (similar)
-		fprintf(run.out, "unknown command \"%s\", did you mean \"%s\"? \"help\" lists the commands\n", first,
-			similar);
-	else
-		fprintf(run.out, "unknown command \"%s\", \"help\" lists the commands\n", first);
-	json_decref(words);
-}
-
-/* Says where a line left the grammar: after the longest run of words that some command begins with. */
-static void explain(const char *text)
-{
-	const char *done, *next, *last;
-	bool matched = false, end = false;
-	json_t *words = NULL;
-	unsigned n = complete_words(text, &last) + (*last ? 1 : 0);
-	int len;
-
-	run.failed = true;
-	for (;; n--) {
-		words = words_at(text, n, "", &matched, &end);
-		if (matched || n == 0)
-			break;
-		json_decref(words);
-	}
-	done = after_words(text, n, &next);
-	text += strspn(text, " \t");
-	len = strcspn(next, " \t#\n");
-	if (n == 0) {
-		explain_first_word(next, len);
-	} else if (len == 0) {
-		fprintf(run.out, "\"%.*s\" is not complete, next comes one of: ", (int)(done - text), text);
-		list_words(run.out, words);
-		fputc('\n', run.out);
-	} else if (json_object_size(words) == 0) {
-		fprintf(run.out, "\"%.*s\" is too much after \"%.*s\"\n", len, next, (int)(done - text), text);
-	} else {
-		fprintf(run.out, "\"%.*s\" cannot stand after \"%.*s\", possible: ", len, next, (int)(done - text),
-			text);
-		list_words(run.out, words);
-		fputs(end ? ", or nothing\n" : "\n", run.out);
-	}
-	json_decref(words);
-}
-
-static void run_line(const char *text)
-{
-	char line[DVMQ_LINE_LEN + 2]; /* librte_cmdline wants a newline at the end */
-	size_t len = strcspn(text, "\r\n");
-
-	if (len >= DVMQ_LINE_LEN) {
-		fprintf(run.out, "the line has %zu characters, at most %d are possible\n", len, DVMQ_LINE_LEN - 1);
-		run.failed = true;
-		return;
-	}
-	memcpy(line, text, len);
-	strcpy(line + len, "\n");
-	if (cmdline_parse(run.cl, line) < 0) {
-		line[len] = '\0';
-		line[strcspn(line, "#")] = '\0';
-		explain(line);
-	}
-}
-
-const struct dvmq_reply *dvmq_command_run(const char *line, bool json)
-{
-	static char no_memory_text[] = "out of memory\n";
-	static const struct dvmq_reply no_memory = {.text = no_memory_text, .len = sizeof(no_memory_text) - 1};
-
-	free(run.reply.text);
-	run.reply = (struct dvmq_reply){0};
-	run.json = json;
-	run.failed = false;
-	run.out = open_memstream(&run.reply.text, &run.reply.len);
-	if (!run.out)
-		return &no_memory;
-	run_line(line);
-	if (fclose(run.out) != 0)
-		return &no_memory;
-	run.reply.ok = !run.failed;
-	return &run.reply;
-}
-
-int dvmq_commands_init(void)
-{
-	/* Without descriptors: it only matches lines, see prompt.c for the terminal. */
-	run.cl = cmdline_new(commands, "", -1, -1);
-	return run.cl ? 0 : -ENOMEM;
-}
-
-void dvmq_commands_free(void)
-{
-	cmdline_free(run.cl);
-	run.cl = NULL;
-	free(run.reply.text);
-	run.reply = (struct dvmq_reply){0};
 }

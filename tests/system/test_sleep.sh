@@ -104,8 +104,7 @@ refused=$(ctl set core 77 policy frugal 2>&1) && fail "core 77 has a policy now"
 check "a core that is none is refused" grep "core 77 is no worker" <<<"$refused"
 stop traffic || true # without traffic it has nothing to prove
 
-# One frame at a time, each of which has to wake a core that blocks. If it were not the kick that tells which guest it
-# is, the next look at all of them, every 100 ms, would find the frame: that takes longer than we wait.
+# One frame at a time, each of which has to wake a core that blocks.
 ctl set core all policy balanced
 traffic_start --guests $GUESTS --uplink-queues 1 --steer --traffic v2p=1 --profile wander --hot-share 99 \
 	--hot-seconds 1000 --flows 1 --window 1 --rate 1000 --packets 8000

@@ -527,6 +527,59 @@ static void test_by_hand(void)
 	dvmq_ports_close();
 }
 
+/* A producer that looked for soft rings of this port before they came or went, and acts as late as it may. */
+static struct {
+	struct dvmq_port *port;
+	struct dvmq_soft *saw;
+	char ring[RTE_RING_NAMESIZE];
+	unsigned late;	/* times that it was waited for, when there was something else to see */
+	bool ring_gone; /* before it was done with it */
+} producer;
+
+void __real_rte_rcu_qsbr_synchronize(struct rte_rcu_qsbr *v, unsigned id);
+void __wrap_rte_rcu_qsbr_synchronize(struct rte_rcu_qsbr *v, unsigned id);
+
+void __wrap_rte_rcu_qsbr_synchronize(struct rte_rcu_qsbr *v, unsigned id)
+{
+	if (producer.port != NULL && atomic_load(&producer.port->soft) != producer.saw) {
+		producer.late++;
+		producer.ring_gone = producer.saw != NULL && rte_ring_lookup(producer.ring) == NULL;
+	}
+	__real_rte_rcu_qsbr_synchronize(v, id);
+}
+
+static void producer_looks(struct dvmq_port *port)
+{
+	producer.saw = atomic_load(&port->soft);
+	if (producer.saw != NULL)
+		snprintf(producer.ring, sizeof(producer.ring), "%s", producer.saw->rings[0].ring->name);
+	producer.late = 0;
+	producer.port = port;
+}
+
+/* When rings are there, every producer knows of them; and they are freed when every producer has let go of them. */
+static void test_software_rcu(void)
+{
+	struct dvmq_port *web1;
+
+	add_uplink(1, DVMQ_STEER_SOFTWARE);
+	add_port("web1", 1);
+	if (!open_ports())
+		return;
+	web1 = dvmq_port_find("web1");
+	producer_looks(web1);
+	CU_ASSERT_EQUAL(dvmq_soft_open(dvmq_port_find("up0"), web1, 1, &err), 0);
+	CU_ASSERT_EQUAL(producer.late, 1);
+	producer_looks(web1);
+	CU_ASSERT_PTR_NOT_NULL(producer.saw);
+	CU_ASSERT_EQUAL(dvmq_soft_close(web1), 0);
+	CU_ASSERT_EQUAL(producer.late, 1);
+	CU_ASSERT_FALSE(producer.ring_gone);
+	CU_ASSERT_PTR_NULL(rte_ring_lookup(producer.ring));
+	producer.port = NULL;
+	dvmq_ports_close();
+}
+
 /* ---- a worker that has no CPU ---- */
 
 static _Atomic bool blocked, is_blocked;
@@ -986,6 +1039,7 @@ int main(void)
 	    {"software", test_software},    {"number of soft queues", test_software_number},
 	    {"by hand", test_by_hand},
 	    {"two uplinks", test_two_uplinks},
+	    {"soft rings that go", test_software_rcu},
 	    {"software, a worker does not answer", test_software_late},
 	    {"VMDq: pools and queues", test_vmdq_layout}, {"VMDq", test_vmdq}, CU_TEST_INFO_NULL,
 	};

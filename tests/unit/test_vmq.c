@@ -328,12 +328,18 @@ static void test_demand(void)
 	CU_ASSERT_PTR_NOT_NULL(strstr(uplink->steer->bindings[web2->index].reason, "are taken"));
 	run(web1, web2, &now_ms, 1000);
 	CU_ASSERT_PTR_EQUAL(ruled, web1);
+	dvmq_stats_clear(); /* counters that jump back are no traffic */
+	run(web1, web2, &now_ms, 1000);
+	CU_ASSERT_PTR_EQUAL(ruled, web1);
+	CU_ASSERT_EQUAL(dvmq_decision_count("promote"), promoted);
 	run(web2, web1, &now_ms, 500); /* who came first does not matter */
 	CU_ASSERT_PTR_EQUAL(ruled, web2);
 	CU_ASSERT_EQUAL(uplink->steer->bindings[web1->index].n, 0);
 	CU_ASSERT_EQUAL(uplink->queues[1]->dst, web2);
 	CU_ASSERT_EQUAL(dvmq_decision_count("promote"), promoted + 1);
 	CU_ASSERT_TRUE(strlen(uplink->steer->bindings[web1->index].why) > 0);
+	CU_ASSERT_EQUAL(dvmq_port_reset("up1", &err), 0);
+	CU_ASSERT_PTR_EQUAL(ruled, web2); /* nor who is looked at first */
 	run(web1, web2, &now_ms, 400); /* not again within a second */
 	CU_ASSERT_PTR_EQUAL(ruled, web2);
 	run(web1, web2, &now_ms, 1000);
