@@ -28,7 +28,10 @@ struct dvmq_relief_load {
 /* How much default queues of such a [balance] need before they are relieved, cores. */
 double dvmq_relief_limit(const struct dvmq_balance_params *params);
 
-/* The cold side of sharing: a soft queue costs a hop, so cold ports do not keep theirs.  Reads and changes *params. */
+/*
+ * Changes *params, whose `high` is that of [balance], for sharing soft queues: they cost a hop, so cold ports do not
+ * keep theirs; and each port wants one at most.
+ */
 void dvmq_relief_share_params(struct dvmq_share_params *params);
 
 /*

@@ -24,6 +24,7 @@ double dvmq_relief_limit(const struct dvmq_balance_params *params)
 void dvmq_relief_share_params(struct dvmq_share_params *params)
 {
 	params->cold_demand = WORTH * params->high;
+	params->high = INFINITY; /* one each: how many there are is another question */
 	params->cold_ms = COLD_MS;
 }
 

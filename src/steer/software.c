@@ -445,9 +445,17 @@ void dvmq_soft_tell(struct dvmq_port *port, const struct dvmq_share_port *wish, 
 		snprintf(b->why, sizeof(b->why), "%s", wish->demand > 0 ? result->why : "");
 		if (port->n_soft == 0)
 			snprintf(b->reason, sizeof(b->reason), wish->demand > 0 ? "served inline" : DVMQ_SOFT_INLINE);
-		else if (wish->demand <= 0)
+		else if (wish->demand <= 0 && wish->min == 0)
 			snprintf(b->why, sizeof(b->why), "the default queue could carry it: goes if that lasts for 2 s");
 	}
+}
+
+static void say_relief(const struct dvmq_port *port, const struct dvmq_queue *busiest)
+{
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (is_software(dvmq_ports[i]))
+			snprintf(dvmq_ports[i]->steer->bindings[port->index].reason, DVMQ_BALANCE_REASON,
+				 "relieves %s, which needed %.2f cores", busiest->name, busiest->load->demand);
 }
 
 void dvmq_soft_give(struct dvmq_port *port, unsigned n, const char *why, uint64_t now_ms)
@@ -459,14 +467,18 @@ void dvmq_soft_give(struct dvmq_port *port, unsigned n, const char *why, uint64_
 
 	if (port->soft_late || (n > 0) == (port->n_soft > 0) || now_ms - state[port->index].changed < CHANGE_MS)
 		return;
+	if (busiest == NULL)
+		return; /* the last uplink went */
 	if (n > 0 && is_hot(busiest))
 		snprintf(reason, sizeof(reason), "%s needs %.2f cores; %s", busiest->name, busiest->load->demand, why);
-	else if (n == 0 && busiest != NULL && state[port->index].dispensable)
+	else if (n == 0 && state[port->index].dispensable)
 		snprintf(reason, sizeof(reason), "%s needs %.2f cores: could carry it, too", busiest->name,
 			 busiest->load->demand);
 	else
 		snprintf(reason, sizeof(reason), "%s", why);
-	change(port, busiest != NULL ? busiest->port : NULL, n, reason, now_ms);
+	change(port, busiest->port, n, reason, now_ms);
+	if (port->n_soft > 0) /* what it has now is dvmq_soft_tell()'s to say */
+		say_relief(port, busiest);
 }
 
 const struct dvmq_steer_ops dvmq_steer_software = {

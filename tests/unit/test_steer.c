@@ -380,7 +380,7 @@ static void test_software(void)
 	CU_ASSERT_TRUE_FATAL(is_there("web1/soft0"));
 	CU_ASSERT_TRUE(await_owner("web1/soft0"));
 	CU_ASSERT_EQUAL(dvmq_decision_count("promote"), promoted + 1);
-	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web1")->reason, "up0/rx0 needs 0.90 cores"));
+	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web1")->reason, "up0/rx0, which needed 0.90 cores"));
 	CU_ASSERT_EQUAL(binding_of("web1")->requested, 1);
 	dvmq_queue_find("web1/soft0")->load->demand = 0.5;
 	def->load->demand = 0.7;
