@@ -13,15 +13,15 @@
 
 /* What is remembered; all 0 in the beginning. */
 struct dvmq_relief {
-	unsigned queues;   /* that were thought to suffice, and when: */
+	unsigned queues; /* that were thought to suffice, and when: */
 	double asked_ms;
 };
 
 struct dvmq_relief_load {
-	double now_ms;       /* any monotonic origin */
-	double busiest;      /* demand of the default queue that needs most, cores, >= 0 */
-	double by_default;   /* demand of all default queues, cores, >= busiest */
-	unsigned room;       /* soft queues that there may be; 0: no other core could poll them */
+	double now_ms;         /* any monotonic origin */
+	double busiest;        /* demand of the default queue that needs most, cores, >= 0 */
+	double by_default;     /* demand of all default queues, cores, >= busiest */
+	unsigned room;         /* soft queues that there may be; 0: no other core could poll them */
 	const double *by_soft; /* by index of `ports`: demand of the port's soft queues, cores */
 };
 

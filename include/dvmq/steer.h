@@ -143,9 +143,9 @@ void dvmq_soft_tick(uint64_t now_ms);
 
 /*
  * Who has any, as default queues need relief: control/vmq.c shares them out.  The rings are the ports', whichever
- * uplink's default queues fill them, so all uplinks that steer by software share as one: NULL: there are none.
+ * uplink's default queues fill them, so all uplinks that steer by software share as one.
  */
-struct dvmq_port *dvmq_soft_uplink(void);
+struct dvmq_port *dvmq_soft_uplink(void); /* that stands for all of them; NULL: none runs */
 bool dvmq_soft_to_share(void); /* a default queue is hot, or a port has soft queues that may not be needed */
 
 /*
@@ -186,7 +186,7 @@ void dvmq_vmq_resume(struct dvmq_port *uplink);
 int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n);
 
 bool dvmq_vmq_tick(uint64_t now_ms); /* decides who shall have how many queues; false: there are none to share, or no traffic */
-bool dvmq_vmq_step(uint64_t now_ms); /* each period: makes one of the changes that were decided; true if more are left */
+bool dvmq_vmq_step(uint64_t now_ms); /* each period: makes some of the changes decided; true if more are left */
 
 /*
  * Each DVMQ_AUDIT_MS: do the NICs what they were told?  Where the frames of a port arrive in default queues

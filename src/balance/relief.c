@@ -123,8 +123,8 @@ unsigned dvmq_relief_plan(struct dvmq_relief *r, const struct dvmq_relief_load *
 	if (load->busiest <= limit || held >= load->room) {
 		r->queues = held;
 	} else if (load->now_ms - r->asked_ms >= ASK_MS) {
-		r->queues = held + how_many_more(ports, n, 1 - limit / load->busiest, WORTH * params->high,
-						 load->room - held);
+		r->queues =
+		    held + how_many_more(ports, n, 1 - limit / load->busiest, WORTH * params->high, load->room - held);
 		r->asked_ms = load->now_ms;
 	}
 	if (load->busiest <= BACK_OFF * limit)

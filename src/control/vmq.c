@@ -269,8 +269,7 @@ static int set_soft_queues(struct dvmq_port *uplink, struct dvmq_port *port, uns
 	struct dvmq_err err;
 	int ret = 0;
 
-	snprintf(b->reason, sizeof(b->reason),
-		 n > 0 ? "the default queues fill soft rings for it" : DVMQ_SOFT_INLINE);
+	snprintf(b->reason, sizeof(b->reason), n > 0 ? "the default queues fill soft rings for it" : DVMQ_SOFT_INLINE);
 	if (port->n_soft == n && !port->soft_late)
 		return 0; /* rings are of the port, whichever uplink's default queues fill them */
 	if (n > 0)
@@ -299,6 +298,7 @@ int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
 
 /* ---- by demand ---- */
 
+#define STEP_MS      1    /* for that long changes are made in one go */
 #define RETRY_MS     1000 /* a rule that the NIC refused is tried again after that, then after twice as long ... */
 #define RETRY_MAX_MS 300000
 
@@ -463,10 +463,11 @@ static void give_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, co
 		dvmq_decide("refuse", port->conf.name, -1, -1, b->reason);
 }
 
-static void make_change(struct dvmq_port *uplink, const struct dvmq_share_change *change, uint64_t now_ms)
+/* began_ms: now_ms by dvmq_now_ms() */
+static void make_change(struct dvmq_port *uplink, const struct dvmq_share_change *change, uint64_t now_ms,
+			uint64_t began_ms)
 {
 	struct dvmq_port *port = port_by_id(change->port);
-	uint64_t began = dvmq_now_ms();
 
 	if (port == NULL)
 		return; /* it was deleted since */
@@ -474,7 +475,7 @@ static void make_change(struct dvmq_port *uplink, const struct dvmq_share_change
 		dvmq_soft_give(port, change->to, change->reason, now_ms);
 	else
 		give_nic_queues(uplink, port, change, now_ms);
-	binding_of(uplink, port)->late_ms = (double)(now_ms - uplink->steer->shared_ms + dvmq_now_ms() - began);
+	binding_of(uplink, port)->late_ms = (double)(now_ms - uplink->steer->shared_ms + dvmq_now_ms() - began_ms);
 }
 
 /*
@@ -507,15 +508,15 @@ static struct dvmq_port *unfinished(void)
 	return NULL;
 }
 
-/* One at a time: each waits for workers. */
+/* Each waits for workers, so there is an end to it. */
 bool dvmq_vmq_step(uint64_t now_ms)
 {
-	struct dvmq_port *uplink = unfinished();
+	uint64_t began_ms = dvmq_now_ms();
+	struct dvmq_port *uplink;
 
-	if (uplink == NULL)
-		return false;
-	make_change(uplink, next_change(uplink), now_ms);
-	return unfinished() != NULL;
+	while ((uplink = unfinished()) != NULL && dvmq_now_ms() - began_ms < STEP_MS)
+		make_change(uplink, next_change(uplink), now_ms, began_ms);
+	return uplink != NULL;
 }
 
 /* ---- audit ---- */
@@ -698,8 +699,7 @@ void dvmq_vmq_resume(struct dvmq_port *uplink)
 /* Static queues are set outside. */
 static bool can_change(const struct dvmq_port *uplink)
 {
-	return is_steering(uplink) &&
-	       (is_software(uplink) || uplink->steer->ops->attach != NULL);
+	return is_steering(uplink) && (is_software(uplink) || uplink->steer->ops->attach != NULL);
 }
 
 static int give_by_hand(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n, struct dvmq_err *err)

@@ -311,11 +311,12 @@ static void shrink(struct dvmq_port *port, uint64_t now_ms)
 	unsigned n = port->n_soft;
 	char reason[DVMQ_BALANCE_REASON];
 
-	snprintf(reason, sizeof(reason), "%u queues instead of %u: they need %.2f cores together", n - 1, n, need_of(port));
+	snprintf(reason, sizeof(reason), "%u queues instead of %u: they need %.2f cores together", n - 1, n,
+		 need_of(port));
 	change(port, NULL, n - 1, reason, now_ms);
 }
 
-/* A port that has soft queues, or must have some: how many?  Whether it has a first one for relief is shared out below. */
+/* How many soft queues?  Whether a port has a first one for relief is shared out below. */
 static void look_at(struct dvmq_port *port, uint64_t now_ms)
 {
 	uint64_t *calm_since = &state[port->index].calm_since;
@@ -376,7 +377,8 @@ bool dvmq_soft_to_share(void)
 }
 
 /* What default queues brought the port since the last look. */
-static void take_received(unsigned index, const struct dvmq_port_counters *c, uint64_t *ret_packets, uint64_t *ret_bytes)
+static void take_received(unsigned index, const struct dvmq_port_counters *c, uint64_t *ret_packets,
+			  uint64_t *ret_bytes)
 {
 	bool cleared = c->by_default < state[index].packets; /* or another port */
 
@@ -446,7 +448,8 @@ void dvmq_soft_tell(struct dvmq_port *port, const struct dvmq_share_port *wish, 
 		if (port->n_soft == 0)
 			snprintf(b->reason, sizeof(b->reason), wish->demand > 0 ? "served inline" : DVMQ_SOFT_INLINE);
 		else if (wish->demand <= 0 && wish->min == 0)
-			snprintf(b->why, sizeof(b->why), "the default queue could carry it: goes if that lasts for 2 s");
+			snprintf(b->why, sizeof(b->why),
+				 "the default queue could carry it: goes if that lasts for 2 s");
 	}
 }
 

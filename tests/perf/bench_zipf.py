@@ -126,7 +126,7 @@ def tell(bench, case, rows, changes, final, note=""):
 
 
 def zipf(bench):
-    """64 guests, 16 queues in the NIC or in software, Zipf load in another order each second: share of the best choice, and changes"""
+    """64 guests, 16 NIC or soft queues, Zipf load in another order each second: share of the best choice, changes"""
     seconds = 3 if bench.quick else 30
     for _ in range(bench.repeat):
         tell(bench, f"{GUESTS} guests, {QUEUES} queues", *scene_of(bench, Zipf(bench, "A", "flow"), seconds))

@@ -13,11 +13,11 @@
 
 #include "unit.h"
 
-#define PORTS   64
+#define PORTS	64
 #define LOOK_MS 20
-#define TAKE    (1 / 3.0) /* of what serving a packet inline costs: what the default queue does for each */
-#define HOP     (1 / 6.0) /* what a soft queue costs beside that */
-#define LIMIT   0.8	  /* of the default parameters: high - margin */
+#define TAKE	(1 / 3.0) /* of what serving a packet inline costs: what the default queue does for each */
+#define HOP	(1 / 6.0) /* what a soft queue costs beside that */
+#define LIMIT	0.8	  /* of the default parameters: high - margin */
 
 /* The world of the running test. */
 static struct dvmq_share_port ports[PORTS];
@@ -341,10 +341,11 @@ static void test_nothing(void)
 	begin(PORTS);
 	run(1000);
 	CU_ASSERT_EQUAL(n_changes, 0);
-	CU_ASSERT_EQUAL(dvmq_relief_plan(&relief,
-					 &(struct dvmq_relief_load){.now_ms = 1e6, .busiest = 2, .by_default = 2, .room = 16},
-					 &params, ports, 0),
-			0);
+	CU_ASSERT_EQUAL(
+	    dvmq_relief_plan(&relief,
+			     &(struct dvmq_relief_load){.now_ms = 1e6, .busiest = 2, .by_default = 2, .room = 16},
+			     &params, ports, 0),
+	    0);
 }
 
 int main(void)
