@@ -2,14 +2,15 @@
 /*
  * dvmq-sim share: who gets the scarce NIC queues of an uplink.  The load of the
  * ports is Zipf-distributed with noise, and each second other ports are the large
- * ones.  Beside the daemon's planner: what VMQ does elsewhere, and the best choice,
- * which knows the load of each millisecond and changes as often as it likes.
+ * ones.  Beside the daemon's planner: the same for soft queues of a hot default queue, what VMQ does elsewhere, and
+ * the best choice, which knows the load of each millisecond and changes as often as it likes.
  */
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "dvmq/relief.h"
 #include "dvmq/share.h"
 #include "sim.h"
 
@@ -18,8 +19,14 @@
 #define BYTES_MAX  1e9	/* of the largest port, per second */
 #define WINDOW_MS  10	/* of the plot */
 #define PLOT_MS	   4000
-#define N_PLANNERS 5
+#define N_PLANNERS 6
 #define RECENT	   64 /* changes of a port that are remembered */
+
+/* Software steering: what serving all ports inline takes, in cores, and the parts of that. */
+#define NEED	3.0
+#define TAKE	(1 / 3.0) /* the default queue's work for each packet, wherever it goes then */
+#define DELIVER (2 / 3.0)
+#define HOP	(1 / 6.0) /* beside that, by way of a soft queue */
 
 struct world {
 	struct sim dice;
@@ -39,6 +46,7 @@ struct holders {
 	unsigned next_look; /* ms */
 	unsigned last_look;
 	struct dvmq_share *share;
+	struct dvmq_relief relief;
 };
 
 struct outcome {
@@ -54,20 +62,30 @@ struct planner {
 	const char *name, *what;
 	unsigned look_ms; /* between two decisions; 0: one at the beginning */
 	void (*decide)(const struct world *world, struct holders *holders, double now_ms, double since_ms);
+	bool software;
 };
 
 /* ------------------------------------------------------------ planners */
+
+/* Bytes per second that all ports receive, in the long run. */
+static double mean_load(const struct world *w)
+{
+	double sum = 0;
+
+	for (unsigned i = 0; i < w->n_ports; i++)
+		sum += BYTES_MAX / pow(i + 1, w->zipf);
+	return sum;
+}
 
 static void hold(struct holders *h, unsigned port, unsigned queues)
 {
 	h->holds[port] = queues;
 }
 
-static void decide_dvmq(const struct world *w, struct holders *h, double now_ms, double since_ms)
+/* What each port received, with no more demand than one queue carries. */
+static struct dvmq_share_port *see(const struct world *w, const struct holders *h, double since_ms)
 {
 	static struct dvmq_share_port ports[PORTS_MAX];
-	struct dvmq_share_snapshot snapshot = {now_ms, w->n_queues, ports, w->n_ports};
-	struct dvmq_share_plan plan;
 
 	for (unsigned i = 0; i < w->n_ports; i++)
 		ports[i] = (struct dvmq_share_port){
@@ -80,10 +98,47 @@ static void decide_dvmq(const struct world *w, struct holders *h, double now_ms,
 		    .weight = 100,
 		    .bindable = true,
 		};
+	return ports;
+}
+
+static void share_out(const struct world *w, struct holders *h, const struct dvmq_share_port *ports, unsigned n_queues,
+		      double now_ms)
+{
+	struct dvmq_share_snapshot snapshot = {now_ms, n_queues, ports, w->n_ports};
+	struct dvmq_share_plan plan;
+
 	if (dvmq_share_plan(h->share, &snapshot, &plan) < 0)
 		return;
 	for (unsigned i = 0; i < plan.n_changes; i++)
 		hold(h, plan.changes[i].index, plan.changes[i].to);
+}
+
+static void decide_dvmq(const struct world *w, struct holders *h, double now_ms, double since_ms)
+{
+	share_out(w, h, see(w, h, since_ms), w->n_queues, now_ms);
+}
+
+static void decide_software(const struct world *w, struct holders *h, double now_ms, double since_ms)
+{
+	static double by_soft[PORTS_MAX];
+	struct dvmq_share_port *ports = see(w, h, since_ms);
+	struct dvmq_relief_load load = {.now_ms = now_ms, .room = w->n_queues, .by_soft = by_soft};
+	struct dvmq_balance_params params;
+	double per_byte = NEED / mean_load(w), all = 0, bytes = 0;
+
+	dvmq_balance_defaults(&params);
+	for (unsigned i = 0; i < w->n_ports; i++) {
+		double inline_need = ports[i].bytes_per_s * per_byte;
+
+		by_soft[i] = h->holds[i] ? inline_need * (DELIVER + HOP) : 0;
+		load.busiest += inline_need * (h->holds[i] ? TAKE : 1);
+		all += by_soft[i];
+		bytes += ports[i].bytes_per_s;
+	}
+	load.by_default = load.busiest;
+	for (unsigned i = 0; i < w->n_ports; i++)
+		ports[i].demand = bytes > 0 ? (all + load.busiest) * ports[i].bytes_per_s / bytes : 0;
+	share_out(w, h, ports, dvmq_relief_plan(&h->relief, &load, &params, ports, w->n_ports), now_ms);
 }
 
 /* The ports that have most of `value`. */
@@ -119,11 +174,13 @@ static void decide_fcfs(const struct world *w, struct holders *h, double now_ms,
 }
 
 static const struct planner planners[N_PLANNERS] = {
-    {"dvmq", "the daemon's planner, every 50 ms", 50, decide_dvmq},
-    {"dvmq-20", "the same, every 20 ms", 20, decide_dvmq},
-    {"greedy", "every 50 ms the ports that had most since the last look", 50, decide_greedy},
-    {"static", "the ports that had most in the first second, for ever", 0, decide_greedy},
-    {"fcfs", "first come, first served: the ports that came first, for ever", 0, decide_fcfs},
+    {"dvmq", "the daemon's planner, every 50 ms", 50, decide_dvmq, false},
+    {"dvmq-20", "the same, every 20 ms", 20, decide_dvmq, false},
+    {"software", "every 20 ms: soft queues of a default queue for which all would be 3 cores' work", 20,
+     decide_software, true},
+    {"greedy", "every 50 ms the ports that had most since the last look", 50, decide_greedy, false},
+    {"static", "the ports that had most in the first second, for ever", 0, decide_greedy, false},
+    {"fcfs", "first come, first served: the ports that came first, for ever", 0, decide_fcfs, false},
 };
 
 /* ------------------------------------------------------------ load */
@@ -258,6 +315,8 @@ static int run_planner(const struct planner *p, struct world *w, unsigned trials
 	int ret = h ? 0 : -1;
 
 	dvmq_share_defaults(&params);
+	if (p->software)
+		dvmq_relief_share_params(&params);
 	*out = (struct outcome){.worst = 1};
 	for (unsigned trial = 0; trial < trials && ret == 0; trial++) {
 		*h = (struct holders){.share = dvmq_share_new(&params)};

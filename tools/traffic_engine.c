@@ -195,6 +195,8 @@ static unsigned int class_room(const struct dvmq_traffic *t, const struct dvmq_t
 
 	if (class->share >= 1)
 		return BURST;
+	if (class->share <= 0) /* slack would be some */
+		return 0;
 	allowed = class->share * t->quota_sent + t->quota_slack;
 	return class->sent < allowed ? RTE_MIN(BURST, (unsigned int)(allowed - class->sent) + 1) : 0;
 }

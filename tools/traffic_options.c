@@ -49,7 +49,7 @@ static const char usage[] =
     "  --profile NAME       steady; wander: a hot guest that changes; step: 10 % of --rate, and all of it from\n"
     "                       half of --seconds on; idle: announcements only (default steady)\n"
     "  --hot-seconds T      how long a guest is hot (default 1)\n"
-    "  --hot-share PERCENT  share of the hot guest (default 80)\n"
+    "  --hot-share PERCENT  share of the hot guest (default 80; 100: all)\n"
     "Run\n"
     "  --seconds S          how long to send, 0: until SIGTERM or SIGINT (default 10)\n"
     "  --packets N          stop after N frames\n"
@@ -337,7 +337,7 @@ static void parse_traffic(int option, struct dvmq_traffic_options *o)
 		o->hot_seconds = decimal("hot-seconds", optarg);
 		break;
 	case OPT_HOT_SHARE:
-		o->hot_share = number("hot-share", optarg, 1, 99);
+		o->hot_share = number("hot-share", optarg, 1, 100);
 		break;
 	case OPT_SECONDS:
 		o->seconds = decimal("seconds", optarg);

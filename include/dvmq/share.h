@@ -13,7 +13,7 @@
 #define DVMQ_SHARE_REASON 160 /* bytes of a reason text, with its 0 */
 
 struct dvmq_share_params {
-	double high;        /* demand that one queue carries, in cores, 0..1: `high` of [balance] */
+	double high;        /* demand that one queue carries, in cores, > 0: `high` of [balance]; INFINITY: any */
 	double cold_bytes;  /* a port that receives less is cold, bytes/s, >= 0 */
 	double cold_demand; /* so is one whose demand is less, in cores, >= 0 */
 	/*

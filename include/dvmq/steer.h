@@ -72,7 +72,7 @@ struct dvmq_steer {
 	char reason[384];                             /* why this backend */
 	struct dvmq_binding bindings[DVMQ_MAX_PORTS]; /* by port index */
 	uint32_t next_rule;                           /* flow: the id of the next one */
-	struct dvmq_share *share;                     /* with attach(): who shall have how many */
+	struct dvmq_share *share;                     /* who shall have how many */
 	const struct dvmq_share_change *shrink, *grow; /* what it said last and is still to be done, in its memory */
 	unsigned n_shrink, n_grow;
 	uint64_t shared_ms;                           /* when it was last asked */
@@ -136,8 +136,27 @@ void dvmq_soft_start(struct dvmq_port *port); /* has them polled */
  */
 int dvmq_soft_close(struct dvmq_port *port);
 
-/* Turned on and off as the load on the default queues asks.  Each slow tick. */
+#define DVMQ_SOFT_INLINE "served inline: not hot on the default queue"
+
+/* Sees that ports have as many as min, max and their load ask for once they have any.  Each tick. */
 void dvmq_soft_tick(uint64_t now_ms);
+
+/*
+ * Who has any, as default queues need relief: control/vmq.c shares them out.  The rings are the ports', whichever
+ * uplink's default queues fill them, so all uplinks that steer by software share as one.
+ */
+struct dvmq_port *dvmq_soft_uplink(void); /* that stands for all of them; NULL: none runs */
+bool dvmq_soft_to_share(void); /* a default queue is hot, or a port has soft queues that may not be needed */
+
+/*
+ * Fills in what the ports want, `seconds` after the last time, and how many of them may have soft queues.  How many
+ * ports; 0: too long ago.
+ */
+unsigned dvmq_soft_wishes(struct dvmq_share_port *wishes, double seconds, uint64_t now_ms, unsigned *ret_queues);
+void dvmq_soft_tell(struct dvmq_port *port, const struct dvmq_share_port *wish, const struct dvmq_share_result *result);
+
+/* The first soft queue of a port, or none any more; nothing if it changed less than a second ago. */
+void dvmq_soft_give(struct dvmq_port *port, unsigned n, const char *why, uint64_t now_ms);
 
 /* --- control/vmq.c: who has queues of its own --- */
 
@@ -167,7 +186,7 @@ void dvmq_vmq_resume(struct dvmq_port *uplink);
 int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n);
 
 bool dvmq_vmq_tick(uint64_t now_ms); /* decides who shall have how many queues; false: there are none to share, or no traffic */
-bool dvmq_vmq_step(uint64_t now_ms); /* each period: makes one of the changes that were decided; true if more are left */
+bool dvmq_vmq_step(uint64_t now_ms); /* each period: makes some of the changes decided; true if more are left */
 
 /*
  * Each DVMQ_AUDIT_MS: do the NICs what they were told?  Where the frames of a port arrive in default queues

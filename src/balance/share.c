@@ -102,7 +102,7 @@ struct dvmq_share *dvmq_share_new(const struct dvmq_share_params *p)
 	struct dvmq_share *share;
 
 	/* Comparisons with NaN are false. */
-	if (!(p->high > 0 && p->high <= 1) || !(p->cold_bytes >= 0) || !(p->cold_demand >= 0) || !(p->cold_ms >= 0)) {
+	if (!(p->high > 0) || !(p->cold_bytes >= 0) || !(p->cold_demand >= 0) || !(p->cold_ms >= 0)) {
 		errno = EINVAL;
 		return NULL;
 	}

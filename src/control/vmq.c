@@ -29,6 +29,11 @@ static bool is_steering(const struct dvmq_port *port)
 	return port != NULL && port->type == DVMQ_PORT_UPLINK && port->steer != NULL && port->steer->ops != NULL;
 }
 
+static bool is_software(const struct dvmq_port *uplink)
+{
+	return uplink->steer->ops == &dvmq_steer_software;
+}
+
 static struct dvmq_binding *binding_of(struct dvmq_port *uplink, const struct dvmq_port *port)
 {
 	return &uplink->steer->bindings[port->index];
@@ -264,8 +269,7 @@ static int set_soft_queues(struct dvmq_port *uplink, struct dvmq_port *port, uns
 	struct dvmq_err err;
 	int ret = 0;
 
-	snprintf(b->reason, sizeof(b->reason),
-		 n > 0 ? "the default queues fill soft rings for it" : "served inline: not hot on the default queue");
+	snprintf(b->reason, sizeof(b->reason), n > 0 ? "the default queues fill soft rings for it" : DVMQ_SOFT_INLINE);
 	if (port->n_soft == n && !port->soft_late)
 		return 0; /* rings are of the port, whichever uplink's default queues fill them */
 	if (n > 0)
@@ -282,18 +286,19 @@ static int set_soft_queues(struct dvmq_port *uplink, struct dvmq_port *port, uns
 
 unsigned dvmq_vmq_count(struct dvmq_port *uplink, const struct dvmq_port *port)
 {
-	return uplink->steer->ops == &dvmq_steer_software ? port->n_soft : binding_of(uplink, port)->n;
+	return is_software(uplink) ? port->n_soft : binding_of(uplink, port)->n;
 }
 
 int dvmq_vmq_set(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
 {
-	if (uplink->steer->ops == &dvmq_steer_software)
+	if (is_software(uplink))
 		return set_soft_queues(uplink, port, n);
 	return set_nic_queues(uplink, port, n);
 }
 
 /* ---- by demand ---- */
 
+#define STEP_MS      1    /* for that long changes are made in one go */
 #define RETRY_MS     1000 /* a rule that the NIC refused is tried again after that, then after twice as long ... */
 #define RETRY_MAX_MS 300000
 
@@ -344,9 +349,9 @@ static uint64_t new_by_default(struct dvmq_binding *b, uint64_t bytes)
 }
 
 /* Fills in `wishes`.  How many. */
-static unsigned take_wishes(struct dvmq_port *uplink, uint64_t now_ms)
+static unsigned take_wishes(struct dvmq_port *uplink, double seconds, uint64_t now_ms, unsigned *ret_queues)
 {
-	double seconds = (now_ms - uplink->steer->shared_ms) / 1000.0, default_need = gather(uplink), default_bytes = 0;
+	double default_need = gather(uplink), default_bytes = 0;
 	const struct dvmq_stats *stats = dvmq_stats_collect();
 	double by_default[DVMQ_MAX_PORTS];
 	unsigned n = 0;
@@ -380,33 +385,50 @@ static unsigned take_wishes(struct dvmq_port *uplink, uint64_t now_ms)
 	}
 	for (unsigned i = 0; i < n && default_bytes > 0; i++)
 		wishes[i].demand += default_need * by_default[i] / default_bytes;
+	*ret_queues = uplink->n_queues - 1;
 	return n;
+}
+
+static void tell(struct dvmq_port *uplink, struct dvmq_port *port, const struct dvmq_share_port *wish,
+		 const struct dvmq_share_result *result)
+{
+	struct dvmq_binding *b = binding_of(uplink, port);
+
+	if (is_software(uplink)) {
+		dvmq_soft_tell(port, wish, result);
+		return;
+	}
+	/* Every VM would like one: an idle queue costs nothing. */
+	b->requested = RTE_MAX(result->wanted, RTE_MIN(wish->max, 1u));
+	snprintf(b->why, sizeof(b->why), "%s", result->why);
 }
 
 static void share_queues(struct dvmq_port *uplink, uint64_t now_ms)
 {
 	struct dvmq_steer *steer = uplink->steer;
-	struct dvmq_share_snapshot snapshot = {.now_ms = now_ms, .n_queues = uplink->n_queues - 1, .ports = wishes};
+	struct dvmq_share_snapshot snapshot = {.now_ms = now_ms, .ports = wishes};
+	double seconds = (now_ms - steer->shared_ms) / 1000.0;
 	struct dvmq_share_plan plan;
 	unsigned n = 0;
 
 	if (!uplink->up || steer->n_shrink + steer->n_grow > 0 || now_ms == steer->shared_ms)
 		return;
-	snapshot.n_ports = take_wishes(uplink, now_ms);
+	if (is_software(uplink))
+		snapshot.n_ports = dvmq_soft_wishes(wishes, seconds, now_ms, &snapshot.n_queues);
+	else
+		snapshot.n_ports = take_wishes(uplink, seconds, now_ms, &snapshot.n_queues);
 	steer->shared_ms = now_ms;
+	if (snapshot.n_ports == 0)
+		return;
 	if (dvmq_share_plan(steer->share, &snapshot, &plan) < 0) {
 		dvmq_decide("refuse", uplink->conf.name, -1, -1, "out of memory for sharing out its queues");
 		return;
 	}
-	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
-		struct dvmq_binding *b = &steer->bindings[i];
-
-		if (dvmq_ports[i] == NULL || dvmq_ports[i]->type == DVMQ_PORT_UPLINK)
-			continue;
-		/* Every VM would like one: an idle queue costs nothing. */
-		b->requested = RTE_MAX(plan.results[n].wanted, RTE_MIN(wishes[n].max, 1u));
-		snprintf(b->why, sizeof(b->why), "%s", plan.results[n++].why);
-	}
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK) {
+			tell(uplink, dvmq_ports[i], &wishes[n], &plan.results[n]);
+			n++;
+		}
 	while (steer->n_shrink < plan.n_changes &&
 	       plan.changes[steer->n_shrink].to < plan.changes[steer->n_shrink].from)
 		steer->n_shrink++;
@@ -423,31 +445,43 @@ static struct dvmq_port *port_by_id(uint32_t id)
 	return NULL;
 }
 
-static void make_change(struct dvmq_port *uplink, const struct dvmq_share_change *change, uint64_t now_ms)
+static void give_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, const struct dvmq_share_change *change,
+			    uint64_t now_ms)
 {
-	struct dvmq_port *port = port_by_id(change->port);
-	uint64_t began = dvmq_now_ms();
-	struct dvmq_binding *b;
-	unsigned had;
+	struct dvmq_binding *b = binding_of(uplink, port);
+	unsigned had = b->n;
 
-	if (port == NULL)
-		return; /* it was deleted since */
-	b = binding_of(uplink, port);
-	had = b->n;
 	if (dvmq_vmq_set(uplink, port, change->to) == 0 || b->n > 0) {
 		b->refusals = 0;
 	} else {
 		b->retry_ms = now_ms + RTE_MIN((uint64_t)RETRY_MS << RTE_MIN(b->refusals, 16u), (uint64_t)RETRY_MAX_MS);
 		b->refusals++;
 	}
-	b->late_ms = (double)(now_ms - uplink->steer->shared_ms + dvmq_now_ms() - began);
 	if (b->n == change->to)
 		dvmq_decide(b->n > had ? "promote" : "demote", port->conf.name, -1, -1, change->reason);
 	else
 		dvmq_decide("refuse", port->conf.name, -1, -1, b->reason);
 }
 
-/* Who grows waits for a queue, and not until all others have shrunk: the most important one comes first. */
+/* began_ms: now_ms by dvmq_now_ms() */
+static void make_change(struct dvmq_port *uplink, const struct dvmq_share_change *change, uint64_t now_ms,
+			uint64_t began_ms)
+{
+	struct dvmq_port *port = port_by_id(change->port);
+
+	if (port == NULL)
+		return; /* it was deleted since */
+	if (is_software(uplink))
+		dvmq_soft_give(port, change->to, change->reason, now_ms);
+	else
+		give_nic_queues(uplink, port, change, now_ms);
+	binding_of(uplink, port)->late_ms = (double)(now_ms - uplink->steer->shared_ms + dvmq_now_ms() - began_ms);
+}
+
+/*
+ * Who grows waits for a queue, and not until all others have shrunk: the most important one comes first.  There is
+ * always room for one more soft ring.
+ */
 static const struct dvmq_share_change *next_change(struct dvmq_port *uplink)
 {
 	struct dvmq_steer *steer = uplink->steer;
@@ -456,7 +490,7 @@ static const struct dvmq_share_change *next_change(struct dvmq_port *uplink)
 	if (steer->n_grow > 0) {
 		unsigned lacks = RTE_MIN(steer->grow->to - steer->grow->from, (unsigned)DVMQ_MAX_PAIRS);
 
-		if (steer->n_shrink == 0 || choose(uplink, queues, lacks) == lacks) {
+		if (steer->n_shrink == 0 || is_software(uplink) || choose(uplink, queues, lacks) == lacks) {
 			steer->n_grow--;
 			return steer->grow++;
 		}
@@ -474,15 +508,15 @@ static struct dvmq_port *unfinished(void)
 	return NULL;
 }
 
-/* One at a time: each waits for workers. */
+/* Each waits for workers, so there is an end to it. */
 bool dvmq_vmq_step(uint64_t now_ms)
 {
-	struct dvmq_port *uplink = unfinished();
+	uint64_t began_ms = dvmq_now_ms();
+	struct dvmq_port *uplink;
 
-	if (uplink == NULL)
-		return false;
-	make_change(uplink, next_change(uplink), now_ms);
-	return unfinished() != NULL;
+	while ((uplink = unfinished()) != NULL && dvmq_now_ms() - began_ms < STEP_MS)
+		make_change(uplink, next_change(uplink), now_ms, began_ms);
+	return uplink != NULL;
 }
 
 /* ---- audit ---- */
@@ -665,8 +699,7 @@ void dvmq_vmq_resume(struct dvmq_port *uplink)
 /* Static queues are set outside. */
 static bool can_change(const struct dvmq_port *uplink)
 {
-	return is_steering(uplink) &&
-	       (uplink->steer->ops == &dvmq_steer_software || uplink->steer->ops->attach != NULL);
+	return is_steering(uplink) && (is_software(uplink) || uplink->steer->ops->attach != NULL);
 }
 
 static int give_by_hand(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n, struct dvmq_err *err)
@@ -729,6 +762,10 @@ bool dvmq_vmq_tick(uint64_t now_ms)
 	bool shared = false;
 
 	dvmq_soft_tick(now_ms);
+	if (dvmq_soft_uplink() != NULL && dvmq_soft_to_share()) {
+		share_queues(dvmq_soft_uplink(), now_ms);
+		shared = !dvmq_measure_idle();
+	}
 	if (dvmq_measure_idle())
 		return false;
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)

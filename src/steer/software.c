@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Steering in software: any NIC, one or several RSS queues.  All of them are
- * default queues; a port that makes one of them hot gets a soft queue, a ring
- * that the owners of the default queues fill and another core may empty.  A cold
- * port is delivered inline with no hop.
+ * default queues; where one is hot, its largest ports get soft queues, rings
+ * that the owners of the default queues fill and other cores may empty.  The
+ * others are delivered inline with no hop.
  *
  * Order: turning it on is safe by itself, since a default queue is empty-handed
  * between turns; turning it off drains, see dvmq_soft_drain().
@@ -18,23 +18,26 @@
 
 #include <dvmq/control.h>
 #include <dvmq/log.h>
+#include <dvmq/relief.h>
 #include <dvmq/steer.h>
 
 #define RING_SIZE   2048 /* packets */
-#define HOT         0.55 /* share of [balance] high that a default queue needs to be relieved of a port */
-#define SHARE       0.20 /* of what default queues bring, that a port must have to be worth a hop */
-#define COLD        0.05 /* demand of a port's only soft queue, in cores, below which it is not worth its hop */
 #define ALONE       0.10 /* demand of the others, as a share of the hottest: below it more queues would not spread it */
 #define CALM_MS     2000 /* that long must fewer queues suffice */
 #define CHANGE_MS   1000 /* between two changes of one port */
 #define TRIES       5    /* of dvmq_queue_hand_wait(): where CPUs are overcommitted, a worker may wait for seconds */
 #define LOOK_MS     200  /* between two looks: the effect of the first must be measured before the next */
 
+#define STALE_S     0.2  /* what a port received in a longer time says nothing of now */
+
 static struct {
-	uint64_t by_default; /* packets, as of the last look */
-	uint64_t calm_since; /* ms */
-	uint64_t changed;    /* ms */
+	uint64_t packets, bytes; /* by default queues, as of the last look */
+	uint64_t calm_since;     /* ms */
+	uint64_t changed;        /* ms */
+	bool dispensable;        /* default queues could carry it without its soft queues */
 } state[DVMQ_MAX_PORTS];
+
+static struct dvmq_relief relief;
 
 static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_binding *binding)
 {
@@ -164,28 +167,54 @@ static void unbind_port(struct dvmq_port *uplink, struct dvmq_port *port)
 
 /* ---- how many each port has ---- */
 
-/* The default queue that needs most, if it needs relief. */
-static struct dvmq_queue *hot_default_queue(const struct dvmq_port *uplink)
-{
-	struct dvmq_queue *hottest = NULL;
-
-	for (unsigned i = 0; i < uplink->n_queues; i++)
-		if (hottest == NULL || uplink->queues[i]->load->demand > hottest->load->demand)
-			hottest = uplink->queues[i];
-	return hottest != NULL && hottest->load->demand > HOT * dvmq_balancer_params()->high ? hottest : NULL;
-}
-
 static bool is_software(const struct dvmq_port *port)
 {
 	return port != NULL && port->steer != NULL && port->steer->ops == &dvmq_steer_software;
 }
 
-static bool any_software_uplink(void)
+struct dvmq_port *dvmq_soft_uplink(void)
 {
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
-		if (is_software(dvmq_ports[i]))
-			return true;
-	return false;
+		if (is_software(dvmq_ports[i]) && dvmq_ports[i]->up)
+			return dvmq_ports[i];
+	return NULL;
+}
+
+/* The default queue that needs most, of all uplinks; NULL: there is none.  And what all of them need. */
+static struct dvmq_queue *busiest_default_queue(double *ret_sum, unsigned *ret_n)
+{
+	struct dvmq_queue *busiest = NULL;
+
+	*ret_sum = 0;
+	*ret_n = 0;
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		const struct dvmq_port *uplink = dvmq_ports[i];
+
+		for (unsigned k = 0; is_software(uplink) && k < uplink->n_queues; k++) {
+			struct dvmq_queue *queue = uplink->queues[k];
+
+			*ret_sum += queue->load->demand;
+			++*ret_n;
+			if (busiest == NULL || queue->load->demand > busiest->load->demand)
+				busiest = queue;
+		}
+	}
+	return busiest;
+}
+
+static bool is_hot(const struct dvmq_queue *queue)
+{
+	return queue != NULL && queue->load->demand > dvmq_relief_limit(dvmq_balancer_params());
+}
+
+/* On a single core a hop would cost cycles and relieve nobody. */
+static bool another_core_may_poll(void)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < dvmq_n_workers; i++)
+		n += dvmq_core_wish_of(dvmq_workers[i]) != DVMQ_CORE_KEEP_PARKED;
+	return n > 1;
 }
 
 /* What the configuration, the guest and the operator allow a port to have. */
@@ -223,18 +252,22 @@ static void change(struct dvmq_port *port, struct dvmq_port *near, unsigned n, c
 	state[port->index].changed = state[port->index].calm_since = now_ms;
 }
 
-static const struct dvmq_queue *hottest_of(const struct dvmq_port *port, double *ret_sum)
+static double need_of(const struct dvmq_port *port)
+{
+	double sum = 0;
+
+	for (unsigned i = 0; i < port->n_soft; i++)
+		sum += port->soft_queues[i]->load->demand;
+	return sum;
+}
+
+static const struct dvmq_queue *hottest_of(const struct dvmq_port *port)
 {
 	const struct dvmq_queue *hottest = port->soft_queues[0];
 
-	*ret_sum = 0;
-	for (unsigned i = 0; i < port->n_soft; i++) {
-		const struct dvmq_queue *queue = port->soft_queues[i];
-
-		*ret_sum += queue->load->demand;
-		if (queue->load->demand > hottest->load->demand)
-			hottest = queue;
-	}
+	for (unsigned i = 1; i < port->n_soft; i++)
+		if (port->soft_queues[i]->load->demand > hottest->load->demand)
+			hottest = port->soft_queues[i];
 	return hottest;
 }
 
@@ -244,8 +277,8 @@ static bool grow(struct dvmq_port *port, unsigned most, uint64_t now_ms)
 	const struct dvmq_balance_params *p = dvmq_balancer_params();
 	unsigned n = port->n_soft, wanted;
 	char reason[DVMQ_BALANCE_REASON];
-	double sum;
-	const struct dvmq_queue *hottest = hottest_of(port, &sum);
+	double sum = need_of(port);
+	const struct dvmq_queue *hottest = hottest_of(port);
 
 	if (hottest->load->demand <= p->high || (n > 1 && sum - hottest->load->demand < ALONE * hottest->load->demand))
 		return false;
@@ -267,8 +300,6 @@ static bool one_less_suffices(const struct dvmq_port *port)
 {
 	const struct dvmq_balance_params *p = dvmq_balancer_params();
 
-	if (port->n_soft == 1)
-		return port->soft_queues[0]->load->demand < COLD;
 	for (unsigned i = 0; i + 1 < port->n_soft; i++)
 		if (port->soft_queues[i]->load->demand + port->soft_queues[i + 1]->load->demand > p->high - p->margin)
 			return false;
@@ -279,18 +310,13 @@ static void shrink(struct dvmq_port *port, uint64_t now_ms)
 {
 	unsigned n = port->n_soft;
 	char reason[DVMQ_BALANCE_REASON];
-	double sum;
 
-	hottest_of(port, &sum);
-	if (n == 1)
-		snprintf(reason, sizeof(reason), "its soft queue needed less than %.2f cores for %u s", COLD,
-			 CALM_MS / 1000);
-	else
-		snprintf(reason, sizeof(reason), "%u queues instead of %u: they need %.2f cores together", n - 1, n, sum);
+	snprintf(reason, sizeof(reason), "%u queues instead of %u: they need %.2f cores together", n - 1, n,
+		 need_of(port));
 	change(port, NULL, n - 1, reason, now_ms);
 }
 
-/* A port that has soft queues, or must have some. */
+/* How many soft queues?  Whether a port has a first one for relief is shared out below. */
 static void look_at(struct dvmq_port *port, uint64_t now_ms)
 {
 	uint64_t *calm_since = &state[port->index].calm_since;
@@ -299,7 +325,7 @@ static void look_at(struct dvmq_port *port, uint64_t now_ms)
 	if (port->soft_late)
 		return;
 	limits(port, &least, &most);
-	if (n == 0 || n <= least || !one_less_suffices(port))
+	if (n <= RTE_MAX(least, 1u) || !one_less_suffices(port))
 		*calm_since = now_ms;
 	if (now_ms - state[port->index].changed < CHANGE_MS)
 		return;
@@ -312,52 +338,9 @@ static void look_at(struct dvmq_port *port, uint64_t now_ms)
 		shrink(port, now_ms);
 }
 
-/* The port with most packets from default queues since last time, and its share of them. */
-static struct dvmq_port *hottest_port(double *ret_share)
-{
-	const struct dvmq_stats *stats = dvmq_stats_collect();
-	struct dvmq_port *hottest = NULL;
-	uint64_t sum = 0, most = 0;
-
-	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
-		uint64_t now = stats->port[i].by_default, packets = now - state[i].by_default;
-		struct dvmq_port *port = dvmq_ports[i];
-		unsigned least, allowed;
-
-		if (now < state[i].by_default)
-			packets = now; /* a new port, or cleared */
-		state[i].by_default = now;
-		sum += packets;
-		if (packets <= most || port == NULL || port->type == DVMQ_PORT_UPLINK || port->n_soft > 0)
-			continue;
-		limits(port, &least, &allowed);
-		if (allowed == 0)
-			continue;
-		most = packets;
-		hottest = port;
-	}
-	*ret_share = sum ? (double)most / sum : 0;
-	return hottest;
-}
-
-/* Takes the hottest port off the uplink's default queues, if they need it. */
-static void relieve(struct dvmq_port *uplink, struct dvmq_port *port, double share, uint64_t now_ms)
-{
-	struct dvmq_queue *queue = hot_default_queue(uplink);
-	char reason[DVMQ_BALANCE_REASON];
-
-	if (queue == NULL || dvmq_n_workers < 2 || port->n_soft > 0 || now_ms - state[port->index].changed < CHANGE_MS)
-		return;
-	snprintf(reason, sizeof(reason), "%s needs %.2f cores, %.0f %% of it for this port", queue->name,
-		 queue->load->demand, 100 * share);
-	change(port, uplink, 1, reason, now_ms);
-}
-
 void dvmq_soft_tick(uint64_t now_ms)
 {
 	static uint64_t looked_ms;
-	struct dvmq_port *port;
-	double share;
 
 	if (now_ms - looked_ms < LOOK_MS)
 		return;
@@ -365,17 +348,140 @@ void dvmq_soft_tick(uint64_t now_ms)
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 		if (dvmq_ports[i] != NULL && dvmq_ports[i]->soft_late)
 			close_late(dvmq_ports[i]);
-	if (!any_software_uplink())
+	if (dvmq_soft_uplink() == NULL)
 		return;
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
 			look_at(dvmq_ports[i], now_ms);
-	port = hottest_port(&share);
-	if (port == NULL || share < SHARE)
-		return;
+}
+
+/* ---- who has any ---- */
+
+bool dvmq_soft_to_share(void)
+{
+	unsigned n, least, most;
+	double sum;
+
+	if (is_hot(busiest_default_queue(&sum, &n)) && another_core_may_poll())
+		return true;
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		const struct dvmq_port *port = dvmq_ports[i];
+
+		if (port == NULL || port->n_soft == 0)
+			continue;
+		limits(port, &least, &most);
+		if (least == 0)
+			return true;
+	}
+	return false;
+}
+
+/* What default queues brought the port since the last look. */
+static void take_received(unsigned index, const struct dvmq_port_counters *c, uint64_t *ret_packets,
+			  uint64_t *ret_bytes)
+{
+	bool cleared = c->by_default < state[index].packets; /* or another port */
+
+	*ret_packets = c->by_default - (cleared ? 0 : state[index].packets);
+	*ret_bytes = c->by_default_bytes - (cleared ? 0 : state[index].bytes);
+	state[index].packets = c->by_default;
+	state[index].bytes = c->by_default_bytes;
+}
+
+unsigned dvmq_soft_wishes(struct dvmq_share_port *wishes, double seconds, uint64_t now_ms, unsigned *ret_queues)
+{
+	static double by_soft[DVMQ_MAX_PORTS];
+	const struct dvmq_stats *stats = dvmq_stats_collect();
+	struct dvmq_relief_load load = {.now_ms = now_ms, .by_soft = by_soft};
+	unsigned n = 0, n_default;
+	double packets = 0, all;
+	const struct dvmq_queue *busiest = busiest_default_queue(&load.by_default, &n_default);
+
+	load.busiest = busiest != NULL ? busiest->load->demand : 0;
+	load.room = another_core_may_poll() ? n_default * DVMQ_RELIEF_PER_QUEUE : 0;
+	all = load.by_default;
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		const struct dvmq_port *port = dvmq_ports[i];
+		uint64_t new_packets, new_bytes;
+		unsigned least, most;
+
+		if (port == NULL || port->type == DVMQ_PORT_UPLINK)
+			continue;
+		take_received(i, &stats->port[i], &new_packets, &new_bytes);
+		limits(port, &least, &most);
+		wishes[n] = (struct dvmq_share_port){
+		    .id = port->queues[0]->id,
+		    .name = port->conf.name,
+		    .bytes_per_s = new_bytes / seconds,
+		    .demand = new_packets,
+		    .holds = port->n_soft > 0,
+		    .pairs = 1,
+		    .min = least > 0,
+		    .max = most > 0,
+		    .weight = port->conf.weight,
+		    .late_ms = dvmq_soft_uplink()->steer->bindings[i].late_ms,
+		    .bindable = true,
+		};
+		by_soft[n] = need_of(port);
+		all += by_soft[n++];
+		packets += new_packets;
+	}
+	for (unsigned i = 0; i < n && packets > 0; i++)
+		wishes[i].demand *= all / packets;
+	if (seconds > STALE_S)
+		return 0;
+	*ret_queues = dvmq_relief_plan(&relief, &load, dvmq_balancer_params(), wishes, n);
+	return n;
+}
+
+void dvmq_soft_tell(struct dvmq_port *port, const struct dvmq_share_port *wish, const struct dvmq_share_result *result)
+{
+	state[port->index].dispensable = wish->demand <= 0;
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		struct dvmq_binding *b;
+
+		if (!is_software(dvmq_ports[i]))
+			continue;
+		b = &dvmq_ports[i]->steer->bindings[port->index];
+		b->requested = RTE_MAX(result->wanted, result->queues ? port->n_soft : 0);
+		snprintf(b->why, sizeof(b->why), "%s", wish->demand > 0 ? result->why : "");
+		if (port->n_soft == 0)
+			snprintf(b->reason, sizeof(b->reason), wish->demand > 0 ? "served inline" : DVMQ_SOFT_INLINE);
+		else if (wish->demand <= 0 && wish->min == 0)
+			snprintf(b->why, sizeof(b->why),
+				 "the default queue could carry it: goes if that lasts for 2 s");
+	}
+}
+
+static void say_relief(const struct dvmq_port *port, const struct dvmq_queue *busiest)
+{
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 		if (is_software(dvmq_ports[i]))
-			relieve(dvmq_ports[i], port, share, now_ms);
+			snprintf(dvmq_ports[i]->steer->bindings[port->index].reason, DVMQ_BALANCE_REASON,
+				 "relieves %s, which needed %.2f cores", busiest->name, busiest->load->demand);
+}
+
+void dvmq_soft_give(struct dvmq_port *port, unsigned n, const char *why, uint64_t now_ms)
+{
+	char reason[DVMQ_BALANCE_REASON];
+	unsigned n_default;
+	double sum;
+	struct dvmq_queue *busiest = busiest_default_queue(&sum, &n_default);
+
+	if (port->soft_late || (n > 0) == (port->n_soft > 0) || now_ms - state[port->index].changed < CHANGE_MS)
+		return;
+	if (busiest == NULL)
+		return; /* the last uplink went */
+	if (n > 0 && is_hot(busiest))
+		snprintf(reason, sizeof(reason), "%s needs %.2f cores; %s", busiest->name, busiest->load->demand, why);
+	else if (n == 0 && state[port->index].dispensable)
+		snprintf(reason, sizeof(reason), "%s needs %.2f cores: could carry it, too", busiest->name,
+			 busiest->load->demand);
+	else
+		snprintf(reason, sizeof(reason), "%s", why);
+	change(port, busiest->port, n, reason, now_ms);
+	if (port->n_soft > 0) /* what it has now is dvmq_soft_tell()'s to say */
+		say_relief(port, busiest);
 }
 
 const struct dvmq_steer_ops dvmq_steer_software = {

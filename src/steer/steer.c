@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <dvmq/log.h>
+#include <dvmq/relief.h>
 #include <dvmq/steer.h>
 
 static const struct dvmq_steer_ops *const backends[] = { /* in the order in which auto tries them; the last can always */
@@ -65,6 +66,14 @@ static int choose(struct dvmq_port *uplink, struct dvmq_err *err)
 	return ret;
 }
 
+static int open_share(struct dvmq_port *uplink, struct dvmq_share_params params, struct dvmq_err *err)
+{
+	if (uplink->steer->ops == &dvmq_steer_software)
+		dvmq_relief_share_params(&params);
+	uplink->steer->share = dvmq_share_new(&params);
+	return uplink->steer->share ? 0 : dvmq_fail(err, errno, "uplink %s: %s", uplink->conf.name, strerror(errno));
+}
+
 int dvmq_steer_open(struct dvmq_port *uplink, const struct dvmq_share_params *params, struct dvmq_err *err)
 {
 	int ret;
@@ -75,10 +84,9 @@ int dvmq_steer_open(struct dvmq_port *uplink, const struct dvmq_share_params *pa
 	uplink->astray = calloc(DVMQ_MAX_PORTS, sizeof(*uplink->astray));
 	if (uplink->astray == NULL)
 		return dvmq_fail(err, ENOMEM, "uplink %s: out of memory", uplink->conf.name);
-	uplink->steer->share = dvmq_share_new(params);
-	if (uplink->steer->share == NULL)
-		return dvmq_fail(err, errno, "uplink %s: %s", uplink->conf.name, strerror(errno));
 	ret = choose(uplink, err);
+	if (ret == 0)
+		ret = open_share(uplink, *params, err);
 	if (ret == 0)
 		DVMQ_LOG(INFO, "uplink %s: steering %s (%s)", uplink->conf.name,
 			 dvmq_steering_name(uplink->steer->ops->steering), uplink->steer->reason);

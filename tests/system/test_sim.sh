@@ -23,6 +23,15 @@ while read -r scenario; do
 		--planner dvmq dvmq-awake roundrobin rss++ lpt >"$scenario.json" || fail "$scenario: exit $?"
 done <scenarios
 
+# Scarce queues, of a NIC or soft ones of a hot default queue: next to the best choice, and far beyond first come first
+# served, with one change of a port in a second at most.
+"$sim" share --trials 2 --seconds 30 --seed 3 --json >share.json || fail "share: exit $?"
+for planner in dvmq-20 software; do
+	jq -e --arg p $planner '(.planners[] | select(.planner == $p)) as $d | .planners[] | select(.planner == "fcfs") |
+		$d.of_best_worst_trial >= 0.9 and $d.changes_per_port_s_max == 1 and .of_best < 0.5' share.json >/dev/null ||
+		fail "share: $planner: $(<share.json)"
+done
+
 # Never more overload than a peer that parks, with fewer moves or fewer cores, and hardly one undone; next to none that
 # it saw and left; none at all with all awake.
 for scenario in steady skewed step seesaw churn numa; do

@@ -8,7 +8,7 @@
 #	dvmq-traffic              dvmqd                                           dvmq-traffic
 #	network ===== up0 rx0 [, rx1 by RSS] -+---------------------------> vm1, vm2 ---- guests
 #	                                      +-> soft0 of the hot port -> other core
-# The guest that has nearly all the traffic changes all the time.
+# The guest that has all the traffic changes all the time.
 # shellcheck source-path=SCRIPTDIR
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/traffic.sh"
@@ -36,7 +36,7 @@ for queues in 1 2; do
 	check "no port has a queue of its own, and it is said why" \
 		ctlq 'all(.[]; .effective == 0 and .steering == "software" and (.reason | test("not hot")))' show vmq all
 	rm -f "$scratch"/{samples,vmq,queues}.json
-	options=(--guests 2 --uplink-queues "$queues" --traffic "p2v=95,v2p=5" --profile wander --hot-seconds 4 --hot-share 99)
+	options=(--guests 2 --uplink-queues "$queues" --traffic "p2v=95,v2p=5" --profile wander --hot-seconds 4 --hot-share 100)
 	((queues == 1)) || options+=(--rss)
 	traffic_start "${options[@]}"
 	wait_until -t 90 turned_on_and_off

@@ -39,12 +39,13 @@ static unsigned below(unsigned n)
 	return (unsigned)(uniform() * n);
 }
 
-static void renew_share(double cold_ms)
+static void renew_share(double cold_ms, double cold_demand)
 {
 	struct dvmq_share_params params;
 
 	dvmq_share_defaults(&params);
 	params.cold_ms = cold_ms;
+	params.cold_demand = cold_demand;
 	dvmq_share_free(share);
 	share = dvmq_share_new(&params);
 	CU_ASSERT_PTR_NOT_NULL_FATAL(share);
@@ -61,7 +62,7 @@ static void begin(unsigned n, unsigned n_queues)
 	world = (struct dvmq_share_snapshot){.now_ms = 0, .n_queues = n_queues, .ports = ports, .n_ports = n};
 	n_changes = 0;
 	seed = 42;
-	renew_share(INFINITY);
+	renew_share(INFINITY, 0);
 }
 
 static unsigned least(unsigned a, unsigned b)
@@ -415,7 +416,7 @@ static void test_cold_hardware(void)
 static void test_cold_software(void)
 {
 	begin(3, 2);
-	renew_share(2000);
+	renew_share(2000, 0);
 	ports[0].bytes_per_s = 1e6;
 	run(1000);
 	CU_ASSERT_EQUAL(held(), 1);
@@ -432,7 +433,7 @@ static void test_cold_software(void)
 static void test_cold_margin(void)
 {
 	begin(2, 2);
-	renew_share(500);
+	renew_share(500, 0);
 	ports[0].bytes_per_s = 20000;
 	ports[1].bytes_per_s = 5000;
 	run(2000);
@@ -450,15 +451,8 @@ static void test_cold_margin(void)
 
 static void test_cold_demand(void)
 {
-	struct dvmq_share_params params;
-
 	begin(2, 2);
-	dvmq_share_defaults(&params);
-	params.cold_ms = 1000;
-	params.cold_demand = 0.05;
-	dvmq_share_free(share);
-	share = dvmq_share_new(&params);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(share);
+	renew_share(1000, 0.05);
 	ports[0].bytes_per_s = ports[1].bytes_per_s = 1e6;
 	ports[0].demand = 0.04;
 	ports[1].demand = 0.06;
@@ -471,7 +465,7 @@ static void test_cold_demand(void)
 static void test_cold_limit(void)
 {
 	begin(32, 8);
-	renew_share(500);
+	renew_share(500, 0);
 	for (unsigned t = 0; t < 1200; t++) {
 		for (unsigned i = 0; i < 32; i++)
 			ports[i].bytes_per_s = 11500 * (0.9 + 0.2 * uniform());
@@ -563,7 +557,7 @@ static void test_random(void)
 
 		begin(n, n_queues);
 		seed = trial + 1;
-		renew_share(trial % 3 ? INFINITY : 500);
+		renew_share(trial % 3 ? INFINITY : 500, 0);
 		for (unsigned i = 0; i < n; i++) {
 			ports[i].pairs = below(5);
 			ports[i].max = below(6);

@@ -135,10 +135,13 @@ static const struct dvmq_binding *binding_of(const char *name)
 	return &dvmq_port_find("up0")->steer->bindings[dvmq_port_find(name)->index];
 }
 
+static uint64_t soft_now = 2000000; /* ms */
+
 static bool open_ports(void)
 {
 	int ret = dvmq_ports_open(&conf, &err);
 
+	soft_now += 2000; /* nobody has changed a moment ago */
 	if (ret < 0)
 		fprintf(stderr, "\n%s\n", err.text);
 	CU_ASSERT_EQUAL(ret, 0);
@@ -325,11 +328,41 @@ static void test_choice(void)
 	CU_ASSERT_EQUAL(dvmq_n_queues, 0);
 }
 
-/* A hot default queue is relieved of its hottest port by a soft queue, which goes when it is cold. */
+/* Twenty milliseconds, and all changes that are decided after them. */
+static void share_tick(void)
+{
+	dvmq_vmq_tick(soft_now += 20);
+	while (dvmq_vmq_step(soft_now))
+		;
+}
+
+static void relief_tick(unsigned web1, unsigned web2)
+{
+	uint64_t before1 = sent_to("web1"), before2 = sent_to("web2");
+
+	feed(0, 1, 0, web1);
+	feed(0, 2, 0, web2);
+	CU_ASSERT_TRUE_FATAL(await_sent("web1", before1 + web1));
+	CU_ASSERT_TRUE_FATAL(await_sent("web2", before2 + web2));
+	share_tick();
+}
+
+static void relief_ticks(unsigned n, unsigned web1, unsigned web2)
+{
+	while (n-- > 0)
+		relief_tick(web1, web2);
+}
+
+static bool is_there(const char *queue)
+{
+	return dvmq_queue_find(queue) != NULL;
+}
+
+/* Of as many ports as it takes is a hot default queue relieved, and they go back when it could carry them. */
 static void test_software(void)
 {
+	uint64_t promoted = dvmq_decision_count("promote"), demoted = dvmq_decision_count("demote"), taken;
 	struct dvmq_queue *def;
-	uint64_t now = 1000000;
 
 	add_uplink(1, DVMQ_STEER_SOFTWARE);
 	add_port("web1", 1);
@@ -338,45 +371,99 @@ static void test_software(void)
 		return;
 	def = dvmq_queue_find("up0/rx0");
 	CU_ASSERT_EQUAL(binding_of("web1")->requested, 0);
-	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web1")->reason, "inline"));
-	feed(0, 1, 0, 100);
-	feed(0, 2, 0, 10);
-	CU_ASSERT_TRUE(await_sent("web1", 100));
-	CU_ASSERT_TRUE(await_sent("web2", 10));
-	def->load->demand = 0.4;
-	dvmq_soft_tick(now += 1000);
-	CU_ASSERT_PTR_NULL(dvmq_queue_find("web1/soft0")); /* not hot */
+	CU_ASSERT_STRING_EQUAL(binding_of("web1")->reason, "served inline: not hot on the default queue");
+	def->load->demand = 0.75;
+	relief_ticks(20, 100, 10);
+	CU_ASSERT_FALSE(is_there("web1/soft0")); /* a core can carry that */
 	def->load->demand = 0.9;
-	feed(0, 1, 0, 100);
-	feed(0, 2, 0, 10);
-	CU_ASSERT_TRUE(await_sent("web1", 200));
-	CU_ASSERT_TRUE(await_sent("web2", 20));
-	dvmq_soft_tick(now += 1000);
-	CU_ASSERT_PTR_NOT_NULL_FATAL(dvmq_queue_find("web1/soft0"));
-	CU_ASSERT_PTR_NULL(dvmq_queue_find("web2/soft0"));
-	CU_ASSERT_EQUAL(dvmq_decision_count("promote"), 1);
+	relief_ticks(3, 100, 10);
+	CU_ASSERT_TRUE_FATAL(is_there("web1/soft0"));
 	CU_ASSERT_TRUE(await_owner("web1/soft0"));
-
-	feed(0, 1, 0, 100);
-	feed(0, 2, 0, 10);
-	CU_ASSERT_TRUE(await_sent("web1", 300));
-	CU_ASSERT_TRUE(await_sent("web2", 30));
-	CU_ASSERT_EQUAL(taken_by("web1/soft0"), 100);
-	check_sum();
+	CU_ASSERT_EQUAL(dvmq_decision_count("promote"), promoted + 1);
+	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web1")->reason, "up0/rx0, which needed 0.90 cores"));
+	CU_ASSERT_EQUAL(binding_of("web1")->requested, 1);
 	dvmq_queue_find("web1/soft0")->load->demand = 0.5;
-	dvmq_soft_tick(now += 1000);
-	CU_ASSERT_PTR_NULL(dvmq_queue_find("web2/soft0")); /* hot, but not by this port */
+	def->load->demand = 0.7;
+	relief_ticks(100, 100, 10);
+	CU_ASSERT_FALSE(is_there("web2/soft0")); /* that was enough */
+	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web2")->why, "needs > "));
+	check_sum();
+
+	def->load->demand = 0.95;
+	taken = taken_by("web1/soft0");
+	relief_ticks(20, 100, 10); /* hot still, and now by this port */
+	CU_ASSERT_TRUE_FATAL(is_there("web2/soft0"));
+	CU_ASSERT_EQUAL(taken_by("web1/soft0"), taken + 2000);
+	CU_ASSERT_EQUAL(dvmq_decision_count("promote"), promoted + 2);
+	check_sum();
+
+	dvmq_queue_find("web2/soft0")->load->demand = 0.05;
+	def->load->demand = 0.45;
+	relief_ticks(90, 100, 10);
+	CU_ASSERT_TRUE(is_there("web2/soft0")); /* not at once */
+	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web2")->why, "could carry it"));
+	relief_ticks(20, 100, 10);
+	CU_ASSERT_FALSE(is_there("web2/soft0"));
+	CU_ASSERT_TRUE(is_there("web1/soft0")); /* with this one it would be hot again */
+	CU_ASSERT_EQUAL(dvmq_decision_count("demote"), demoted + 1);
 
 	def->load->demand = 0.1;
 	dvmq_queue_find("web1/soft0")->load->demand = 0.01;
-	dvmq_soft_tick(now += 1000);
-	CU_ASSERT_PTR_NOT_NULL(dvmq_queue_find("web1/soft0")); /* not at once */
-	dvmq_soft_tick(now += 10000);
-	CU_ASSERT_PTR_NULL(dvmq_queue_find("web1/soft0"));
-	CU_ASSERT_EQUAL(dvmq_decision_count("demote"), 1);
-	feed(0, 1, 0, 100);
-	CU_ASSERT_TRUE(await_sent("web1", 400));
+	relief_ticks(120, 100, 10);
+	CU_ASSERT_FALSE(is_there("web1/soft0"));
+	CU_ASSERT_STRING_EQUAL(binding_of("web1")->reason, "served inline: not hot on the default queue");
+	CU_ASSERT_EQUAL(dvmq_decision_count("demote"), demoted + 2);
+	CU_ASSERT_EQUAL(binding_of("web1")->requested, 0);
+	relief_ticks(2, 100, 10);
 	check_sum();
+	dvmq_ports_close();
+}
+
+/* One soft queue is enough; when another port is the large one it changes hands. */
+static void test_software_swap(void)
+{
+	uint64_t promoted = dvmq_decision_count("promote"), demoted = dvmq_decision_count("demote");
+
+	add_uplink(1, DVMQ_STEER_SOFTWARE);
+	add_port("web1", 1);
+	add_port("web2", 2);
+	if (!open_ports())
+		return;
+	dvmq_queue_find("up0/rx0")->load->demand = 0.9;
+	relief_ticks(3, 100, 10);
+	CU_ASSERT_TRUE(is_there("web1/soft0"));
+	dvmq_queue_find("up0/rx0")->load->demand = 0.7;
+	relief_ticks(40, 10, 100);
+	CU_ASSERT_TRUE(is_there("web1/soft0")); /* it got it less than a second ago */
+	CU_ASSERT_FALSE(is_there("web2/soft0"));
+	relief_ticks(60, 10, 100);
+	CU_ASSERT_FALSE(is_there("web1/soft0"));
+	CU_ASSERT_TRUE(is_there("web2/soft0"));
+	CU_ASSERT_EQUAL(dvmq_decision_count("promote"), promoted + 2);
+	CU_ASSERT_EQUAL(dvmq_decision_count("demote"), demoted + 1);
+	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web1")->why, "needs > "));
+	CU_ASSERT_STRING_EQUAL(binding_of("web1")->reason, "served inline");
+	check_sum();
+	dvmq_ports_close();
+}
+
+/* Nobody else may poll what another core could empty. */
+static void test_software_one_core(void)
+{
+	add_uplink(1, DVMQ_STEER_SOFTWARE);
+	add_port("web1", 1);
+	add_port("web2", 2);
+	if (!open_ports())
+		return;
+	for (unsigned core = 2; core <= WORKERS; core++)
+		CU_ASSERT_EQUAL(dvmq_set_core(core, DVMQ_CORE_KEEP_PARKED, &err), 0);
+	dvmq_queue_find("up0/rx0")->load->demand = 2;
+	relief_ticks(20, 100, 10);
+	CU_ASSERT_FALSE(is_there("web1/soft0"));
+	for (unsigned core = 2; core <= WORKERS; core++)
+		CU_ASSERT_EQUAL(dvmq_set_core(core, DVMQ_CORE_AUTO, &err), 0);
+	relief_ticks(3, 100, 10);
+	CU_ASSERT_TRUE(is_there("web1/soft0"));
 	dvmq_ports_close();
 }
 
@@ -393,8 +480,6 @@ static unsigned n_soft(void)
 {
 	return dvmq_port_find("web1")->n_soft;
 }
-
-static uint64_t soft_now = 2000000; /* ms */
 
 /* A tick a second, which is as often as a port may change. */
 static void soft_ticks(unsigned n)
@@ -481,6 +566,7 @@ static void test_by_hand(void)
 
 	add_uplink(1, DVMQ_STEER_SOFTWARE);
 	add_port("web1", 1)->queues = 2;
+	add_port("web2", 2);
 	if (!open_ports())
 		return;
 	queues = dvmq_n_queues;
@@ -508,13 +594,10 @@ static void test_by_hand(void)
 	feed(0, 1, 0, 100);
 	CU_ASSERT_TRUE(await_sent("web1", 100));
 	dvmq_queue_find("up0/rx0")->load->demand = 0.9;
-	soft_ticks(3); /* hot, and gets none */
+	relief_ticks(20, 100, 0); /* hot, and gets none */
 	CU_ASSERT_EQUAL(n_soft(), 0);
 	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", -1, &err), 0);
-	feed(0, 1, 0, 100);
-	CU_ASSERT_TRUE(await_sent("web1", 200));
-	dvmq_queue_find("up0/rx0")->load->demand = 0.9;
-	soft_ticks(1);
+	relief_ticks(3, 100, 0);
 	CU_ASSERT_EQUAL(n_soft(), 1);
 	dvmq_ports_close();
 
@@ -693,7 +776,8 @@ static void test_two_uplinks(void)
 		CU_ASSERT_EQUAL(uplink->steer->bindings[dvmq_port_find("web1")->index].requested, 1);
 	}
 	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", -1, &err), 0);
-	soft_ticks(4);
+	for (unsigned i = 0; i < 110; i++)
+		share_tick();
 	CU_ASSERT_EQUAL(n_soft(), 0);
 	dvmq_ports_close();
 }
@@ -1036,7 +1120,9 @@ int main(void)
 	CU_TestInfo tests[] = {
 	    {"rule: MAC", test_rule_mac},   {"rule: MAC and VLAN", test_rule_mac_vlan},
 	    {"which backend", test_choice}, {"static", test_static},
-	    {"software", test_software},    {"number of soft queues", test_software_number},
+	    {"software", test_software},    {"software: changes hands", test_software_swap},
+	    {"software: one core", test_software_one_core},
+	    {"number of soft queues", test_software_number},
 	    {"by hand", test_by_hand},
 	    {"two uplinks", test_two_uplinks},
 	    {"soft rings that go", test_software_rcu},
