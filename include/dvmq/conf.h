@@ -50,6 +50,7 @@ struct dvmq_port_conf {
 	uint16_t vlan;             /* access VLAN 1..4094; 0: untagged */
 	uint16_t queues;           /* uplink: RX queues (default 1); vhost: queue pairs (default 1) */
 	enum dvmq_steering steering; /* uplink */
+	bool isolated;               /* uplink, flow or auto: frames that no rule takes stay with the host */
 	bool has_vmq;
 	uint16_t vmq_first, vmq_last; /* static steering: the uplink queues of this port */
 	uint16_t weight;              /* 1..10000, default 100 */

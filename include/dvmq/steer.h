@@ -15,6 +15,12 @@
 struct rte_eth_conf;
 struct rte_eth_dev_info;
 
+/* A rule in the NIC. */
+struct dvmq_rule {
+	struct rte_flow *flow; /* NULL: there is none */
+	uint32_t id;           /* counts from 0 on each uplink, as testpmd does */
+};
+
 /* What a port has on an uplink, and why ("show vmq"). */
 struct dvmq_binding {
 	uint16_t requested;                /* queues of its own that it should have */
@@ -22,8 +28,9 @@ struct dvmq_binding {
 	uint16_t queues[DVMQ_MAX_PAIRS];   /* flow, vmdq, static: their numbers; [0, n) */
 	bool accepted;                     /* the NIC took the rule, or the configuration says so */
 	bool rule_works;                   /* as far as is known; if not, one that cannot be removed is gone already */
-	struct rte_flow *rule;             /* flow; NULL: none */
-	uint32_t rule_id;                  /* flow: counts from 0 on each uplink, as testpmd does */
+	struct dvmq_rule rule;             /* flow: to its queues */
+	struct dvmq_rule base;             /* isolated: to the default queue, below that one and always there */
+	char base_reason[192];             /* isolated: why it is not; empty: it is */
 	char reason[256];                  /* what came of it in the NIC */
 	char why[DVMQ_SHARE_REASON];       /* why it is to have that many */
 	uint64_t bytes;                    /* its queues took since it was last looked at */
@@ -72,6 +79,7 @@ struct dvmq_steer {
 	char reason[384];                             /* why this backend */
 	struct dvmq_binding bindings[DVMQ_MAX_PORTS]; /* by port index */
 	uint32_t next_rule;                           /* flow: the id of the next one */
+	struct dvmq_rule groups;                      /* isolated: group frames to the default queue */
 	struct dvmq_share *share;                     /* who shall have how many */
 	const struct dvmq_share_change *shrink, *grow; /* what it said last and is still to be done, in its memory */
 	unsigned n_shrink, n_grow;
@@ -88,6 +96,7 @@ void dvmq_steer_close(struct dvmq_port *uplink); /* after dvmq_vmq_close(): no r
 /*
  * The rule for a port as the NIC gets it: destination MAC, and the VLAN if the
  * port has one, to one RX queue, or to several by RSS of the types rss_types (RTE_ETH_RSS_*).
+ * port NULL: for all group frames, tagged or not.  Of two rules that match, the one of the lower `priority` counts.
  * Pure; tests look at it.  `queues` is used as long as the spec is.
  */
 struct dvmq_flow_spec {
@@ -99,8 +108,16 @@ struct dvmq_flow_spec {
 	struct rte_flow_action_queue queue;
 	struct rte_flow_action_rss rss;
 };
-void dvmq_flow_spec(const struct dvmq_port_conf *port, const uint16_t *queues, unsigned n, uint64_t rss_types,
-		    struct dvmq_flow_spec *spec);
+void dvmq_flow_spec(const struct dvmq_port_conf *port, uint32_t priority, const uint16_t *queues, unsigned n,
+		    uint64_t rss_types, struct dvmq_flow_spec *spec);
+
+/*
+ * In isolated mode: the rule by which frames of `port` come to the default queue unless it has queues of its own;
+ * port NULL: group frames.  Made if it is not there; removed, or given up if the driver refuses.  0 or -errno
+ * with the driver's words in err.
+ */
+int dvmq_flow_admit(struct dvmq_port *uplink, const struct dvmq_port *port, struct dvmq_err *err);
+int dvmq_flow_expel(struct dvmq_port *uplink, const struct dvmq_port *port, struct dvmq_err *err);
 
 /*
  * Would the rule of `port` take frames of `other`, too?  One without VLAN takes tagged frames, and which of two rules

@@ -342,7 +342,7 @@ static json_t *vmq_json(const struct dvmq_port *uplink, const struct dvmq_port *
 {
 	const struct dvmq_binding *b = &uplink->steer->bindings[port->index];
 	bool software = uplink->steer->ops->steering == DVMQ_STEER_SOFTWARE;
-	char queues[256], reason[512];
+	char queues[256], reason[768];
 	bool proven = false;
 	unsigned n = 0;
 	json_t *o = json_object();
@@ -356,6 +356,8 @@ static json_t *vmq_json(const struct dvmq_port *uplink, const struct dvmq_port *
 		snprintf(reason, sizeof(reason),
 			 "%s, but its frames arrive on the default queue: the NIC accepts the rule and does not follow it",
 			 b->reason);
+	if (b->base_reason[0])
+		snprintf(reason + strlen(reason), sizeof(reason) - strlen(reason), "; %s", b->base_reason);
 	if (b->why[0])
 		snprintf(reason + strlen(reason), sizeof(reason) - strlen(reason), "%s%s", reason[0] ? "; " : "", b->why);
 	json_object_set_new(o, "port", json_string(port->conf.name));
@@ -392,54 +394,79 @@ json_t *dvmq_show_vmq(const char *name, struct dvmq_err *err)
 	return found(list, "port", name, err);
 }
 
+struct listed {
+	const struct dvmq_rule *rule;
+	const struct dvmq_port *port; /* whose frames it takes; NULL: those for groups */
+	bool base;                    /* to the default queue */
+};
+
 /* Columns and words as testpmd's "flow list" has them, then what they mean here. */
-static json_t *rule_json(const struct dvmq_port *uplink, const struct dvmq_port *port, const struct dvmq_binding *binding)
+static json_t *rule_json(const struct dvmq_port *uplink, const struct listed *listed)
 {
+	const struct dvmq_port *port = listed->port;
 	bool proven = false;
 	char queues[256];
 	unsigned n = 0;
 	json_t *o = json_object();
 
-	describe_queues(uplink, port, queues, sizeof(queues), &proven, &n);
-	json_object_set_new(o, "id", json_integer(binding->rule_id));
+	if (listed->base)
+		snprintf(queues, sizeof(queues), "%s", uplink->queues[0]->name);
+	else
+		describe_queues(uplink, port, queues, sizeof(queues), &proven, &n);
+	json_object_set_new(o, "id", json_integer(listed->rule->id));
 	json_object_set_new(o, "group", json_integer(0));
-	json_object_set_new(o, "prio", json_integer(0));
+	json_object_set_new(o, "prio", json_integer(listed->base));
 	json_object_set_new(o, "attr", json_string("i--"));
-	json_object_set_new(o, "rule", json_sprintf("ETH%s => %s", port->vlan ? " VLAN" : "", n > 1 ? "RSS" : "QUEUE"));
-	json_object_set_new(o, "dst", mac_text(&port->conf.mac));
-	json_object_set_new(o, "vlan", json_integer(port->vlan));
+	json_object_set_new(o, "rule",
+			    json_sprintf("ETH%s => %s", port != NULL && port->vlan ? " VLAN" : "",
+					 n > 1 ? "RSS" : "QUEUE"));
+	json_object_set_new(o, "dst", port != NULL ? mac_text(&port->conf.mac) : json_string("groups"));
+	json_object_set_new(o, "vlan", port != NULL ? json_integer(port->vlan) : json_null());
 	json_object_set_new(o, "queue", json_string(queues));
-	json_object_set_new(o, "port", json_string(port->conf.name));
+	json_object_set_new(o, "port", port != NULL ? json_string(port->conf.name) : json_null());
 	return o;
 }
 
 static int by_id(const void *a, const void *b)
 {
-	const struct dvmq_binding *x = *(const struct dvmq_binding *const *)a;
-	const struct dvmq_binding *y = *(const struct dvmq_binding *const *)b;
+	const struct listed *x = a, *y = b;
 
-	return x->rule_id < y->rule_id ? -1 : x->rule_id > y->rule_id;
+	return x->rule->id < y->rule->id ? -1 : x->rule->id > y->rule->id;
+}
+
+static unsigned list_rules(const struct dvmq_port *uplink, struct listed *rules)
+{
+	unsigned n = 0;
+
+	if (uplink->steer->groups.flow != NULL)
+		rules[n++] = (struct listed){&uplink->steer->groups, NULL, true};
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		const struct dvmq_binding *b = &uplink->steer->bindings[i];
+
+		if (dvmq_ports[i] != NULL && b->base.flow != NULL)
+			rules[n++] = (struct listed){&b->base, dvmq_ports[i], true};
+		if (dvmq_ports[i] != NULL && b->rule.flow != NULL)
+			rules[n++] = (struct listed){&b->rule, dvmq_ports[i], false};
+	}
+	qsort(rules, n, sizeof(rules[0]), by_id);
+	return n;
 }
 
 json_t *dvmq_flow_list(const char *name, struct dvmq_err *err)
 {
-	const struct dvmq_binding *rules[DVMQ_MAX_PORTS];
 	struct dvmq_port *uplink = dvmq_port_find(name);
-	unsigned n = 0;
+	struct listed rules[2 * DVMQ_MAX_PORTS + 1];
 	json_t *list;
+	unsigned n;
 
 	if (uplink == NULL || uplink->steer == NULL) {
 		dvmq_fail(err, ENOENT, "no uplink %s; \"show port all\" lists them", name);
 		return NULL;
 	}
-	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
-		if (dvmq_ports[i] != NULL && uplink->steer->bindings[i].rule != NULL)
-			rules[n++] = &uplink->steer->bindings[i];
-	qsort(rules, n, sizeof(rules[0]), by_id);
 	list = json_array();
+	n = list_rules(uplink, rules);
 	for (unsigned i = 0; i < n; i++)
-		json_array_append_new(
-			list, rule_json(uplink, dvmq_ports[rules[i] - uplink->steer->bindings], rules[i]));
+		json_array_append_new(list, rule_json(uplink, &rules[i]));
 	return list;
 }
 

@@ -519,6 +519,53 @@ bool dvmq_vmq_step(uint64_t now_ms)
 	return uplink != NULL;
 }
 
+/* ---- isolated mode: what the NIC brings to the default queue at all ---- */
+
+/* Makes the port's rule to the default queue if it is not there.  false: it is still not; told once. */
+static bool admit(struct dvmq_port *uplink, const struct dvmq_port *port)
+{
+	struct dvmq_binding *b = binding_of(uplink, port);
+	bool told = b->base_reason[0] != 0;
+	struct dvmq_err err;
+
+	if (!uplink->conf.isolated || !uplink->up)
+		return true;
+	if (!port->conf.has_mac)
+		snprintf(b->base_reason, sizeof(b->base_reason),
+			 "%s is isolated: of its frames only those for groups arrive", uplink->conf.name);
+	else if (dvmq_flow_admit(uplink, port, &err) < 0)
+		snprintf(b->base_reason, sizeof(b->base_reason),
+			 "%s is isolated, without a rule to its default queue: %.100s", uplink->conf.name, err.text);
+	else
+		b->base_reason[0] = 0;
+	if (b->base_reason[0] != 0 && !told)
+		DVMQ_LOG(WARNING, "port %s: %s%s", port->conf.name, b->base_reason,
+			 port->conf.has_mac ? "; tried again" : "; set mac = in its section");
+	return b->base_reason[0] == 0;
+}
+
+/* Removes it, or with port NULL that of group frames. */
+static void expel(struct dvmq_port *uplink, const struct dvmq_port *port)
+{
+	struct dvmq_err err;
+
+	if (dvmq_flow_expel(uplink, port, &err) < 0)
+		DVMQ_LOG(ERR, "%s on %s: to the default queue: %s; it counts as gone",
+			 port != NULL ? port->conf.name : "group frames", uplink->conf.name, err.text);
+}
+
+static void audit_admission(struct dvmq_port *uplink, const struct dvmq_port *port)
+{
+	struct dvmq_binding *b = binding_of(uplink, port);
+	char reason[DVMQ_BALANCE_REASON];
+
+	if (b->base.flow != NULL || !port->conf.has_mac || !admit(uplink, port))
+		return;
+	b->repairs++;
+	snprintf(reason, sizeof(reason), "%s: it has a rule to the default queue now", uplink->conf.name);
+	dvmq_decide("repair", port->conf.name, -1, -1, reason);
+}
+
 /* ---- audit ---- */
 
 #define ASTRAY_FRAMES 8   /* fewer may have been on their way while the rule was made */
@@ -561,11 +608,22 @@ static void audit(struct dvmq_port *uplink, struct dvmq_port *port, uint64_t now
 void dvmq_vmq_audit(uint64_t now_ms)
 {
 	for (unsigned u = 0; u < DVMQ_MAX_PORTS; u++) {
-		if (!is_steering(dvmq_ports[u]) || dvmq_ports[u]->steer->ops->attach == NULL)
+		struct dvmq_port *uplink = dvmq_ports[u];
+		bool admits;
+		struct dvmq_err err;
+
+		if (!is_steering(uplink) || uplink->steer->ops->attach == NULL)
 			continue;
-		for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
-			if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
-				audit(dvmq_ports[u], dvmq_ports[i], now_ms);
+		admits = uplink->conf.isolated && uplink->up;
+		if (admits && uplink->steer->groups.flow == NULL && dvmq_flow_admit(uplink, NULL, &err) == 0)
+			DVMQ_LOG(INFO, "uplink %s: it has a rule for group frames now", uplink->conf.name);
+		for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+			if (dvmq_ports[i] == NULL || dvmq_ports[i]->type == DVMQ_PORT_UPLINK)
+				continue;
+			if (admits)
+				audit_admission(uplink, dvmq_ports[i]);
+			audit(uplink, dvmq_ports[i], now_ms);
+		}
 	}
 }
 
@@ -604,6 +662,7 @@ static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port)
 	if (uplink->steer->ops == &dvmq_steer_flow)
 		end_clashes(uplink, port);
 	*binding_of(uplink, port) = (struct dvmq_binding){0};
+	admit(uplink, port);
 	assign(uplink, port);
 }
 
@@ -613,6 +672,7 @@ static void unbind_port(struct dvmq_port *uplink, struct dvmq_port *port)
 		uplink->steer->ops->unbind(uplink, port);
 	else if (binding_of(uplink, port)->n > 0)
 		dvmq_vmq_set(uplink, port, 0);
+	expel(uplink, port);
 }
 
 void dvmq_vmq_bind(struct dvmq_port *port)
@@ -636,6 +696,7 @@ void dvmq_vmq_close(struct dvmq_port *uplink)
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
 			unbind_port(uplink, dvmq_ports[i]);
+	expel(uplink, NULL);
 }
 
 /* ---- a device that stops ---- */
@@ -651,9 +712,10 @@ static void suspend(struct dvmq_port *uplink, struct dvmq_port *port)
 		expect_steered(uplink, port, false);
 		uplink->steer->ops->detach(uplink, port, &ignored);
 	}
+	dvmq_flow_expel(uplink, port, &ignored);
 	for (unsigned i = 0; i < b->n; i++)
 		make_default(uplink->queues[b->queues[i]]);
-	b->rule = NULL;
+	b->rule.flow = NULL;
 	b->n = 0;
 	b->accepted = false;
 	snprintf(b->reason, sizeof(b->reason), "the device of %s does not run", uplink->conf.name);
@@ -671,12 +733,15 @@ static void resume(struct dvmq_port *uplink, struct dvmq_port *port, bool had)
 
 void dvmq_vmq_suspend(struct dvmq_port *uplink)
 {
+	struct dvmq_err ignored;
+
 	if (!is_steering(uplink) || uplink->steer->ops->attach == NULL)
 		return;
 	uplink->steer->n_shrink = uplink->steer->n_grow = 0;
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
 			suspend(uplink, dvmq_ports[i]);
+	dvmq_flow_expel(uplink, NULL, &ignored);
 }
 
 void dvmq_vmq_resume(struct dvmq_port *uplink)
@@ -687,6 +752,9 @@ void dvmq_vmq_resume(struct dvmq_port *uplink)
 		return;
 	if (uplink->steer->ops->probe != NULL && uplink->steer->ops->probe(uplink, &err) < 0)
 		DVMQ_LOG(WARNING, "uplink %s: after its reset: %s", uplink->conf.name, err.text);
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
+			admit(uplink, dvmq_ports[i]);
 	/* Whoever had queues comes first. */
 	for (unsigned pass = 0; pass < 2; pass++)
 		for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)

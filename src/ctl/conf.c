@@ -242,6 +242,17 @@ static int set_steering(struct dvmq_port_conf *port, const char *value, struct d
 	return ret;
 }
 
+static int set_isolated(struct dvmq_port_conf *port, const char *value, struct dvmq_err *err)
+{
+	static const char *const names[] = {"no", "yes"};
+	unsigned isolated = 0;
+	int ret = choose("isolated", value, names, RTE_DIM(names), &isolated, err);
+
+	if (ret == 0)
+		port->isolated = isolated == 1;
+	return ret;
+}
+
 /* "1" or "1-2" */
 static int set_vmq(struct dvmq_port_conf *port, const char *value, struct dvmq_err *err)
 {
@@ -300,7 +311,7 @@ static const struct {
     {"device", UPLINK | ETHDEV, set_device}, {"socket", VHOST, set_socket},	 {"mode", VHOST, set_mode},
     {"mac", VHOST | ETHDEV, set_mac},	     {"vlan", VHOST | ETHDEV, set_vlan}, {"queues", UPLINK | VHOST, set_queues},
     {"steering", UPLINK, set_steering},	     {"vmq", VHOST | ETHDEV, set_vmq},	 {"weight", VHOST | ETHDEV, set_weight},
-    {"min", VHOST | ETHDEV, set_min},	     {"max", VHOST | ETHDEV, set_max},
+    {"min", VHOST | ETHDEV, set_min},	     {"max", VHOST | ETHDEV, set_max},	 {"isolated", UPLINK, set_isolated},
 };
 
 int dvmq_conf_port_init(struct dvmq_port_conf *port, enum dvmq_port_type type, const char *name, struct dvmq_err *err)
@@ -359,6 +370,11 @@ int dvmq_conf_port_check(const struct dvmq_port_conf *port, struct dvmq_err *err
 	if (port->type != DVMQ_PORT_VHOST && !port->device[0])
 		return dvmq_fail(err, EINVAL,
 				 "device: is missing, give a PCI address or a virtual device such as net_tap0");
+	if (port->isolated && port->steering != DVMQ_STEER_AUTO && port->steering != DVMQ_STEER_FLOW)
+		return dvmq_fail(err, EINVAL,
+				 "isolated: only rules can tell whose frames are whose, and steering = %s makes none; "
+				 "use steering = flow or auto",
+				 dvmq_steering_name(port->steering));
 	if (n_vmq > port->queues)
 		return dvmq_fail(err, EINVAL, "vmq: %u queues are more than the %u queue pair%s of the port", n_vmq,
 				 port->queues, port->queues == 1 ? "" : "s");

@@ -20,6 +20,7 @@ static json_t *port_json(const struct dvmq_port_conf *port)
 		json_object_set_new(object, "queues", json_integer(port->queues));
 	if (port->type == DVMQ_PORT_UPLINK) {
 		json_object_set_new(object, "steering", json_string(dvmq_steering_name(port->steering)));
+		json_object_set_new(object, "isolated", json_boolean(port->isolated));
 		return object;
 	}
 	if (port->has_mac) {

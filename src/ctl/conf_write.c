@@ -43,6 +43,8 @@ static void write_uplink(FILE *out, const struct dvmq_port_conf *port)
 	fprintf(out, "device = %s\n", port->device);
 	fprintf(out, "queues = %u\n", port->queues);
 	fprintf(out, "steering = %s\n", dvmq_steering_name(port->steering));
+	if (port->isolated)
+		fprintf(out, "isolated = yes\n");
 }
 
 static void write_port(FILE *out, const struct dvmq_port_conf *port)

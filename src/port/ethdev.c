@@ -7,6 +7,7 @@
 #include <rte_dev.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_flow.h>
 #include <rte_lcore.h>
 #include <rte_mempool.h>
 
@@ -214,8 +215,9 @@ static int start(struct dvmq_port *port, struct dvmq_err *err)
 	if (ret < 0)
 		return dvmq_fail(err, -ret, "%s: %s does not start: %s", port->conf.name, port->conf.device,
 				 rte_strerror(-ret));
+	/* Isolated, too: no rule depends on it, but tap has its remote's NIC hear the wire by it. */
 	ret = rte_eth_promiscuous_enable(port->eth_id);
-	if (ret < 0 && ret != -ENOTSUP)
+	if (ret < 0 && ret != -ENOTSUP && !port->conf.isolated)
 		DVMQ_LOG(WARNING, "%s: promiscuous mode: %s; frames to unknown addresses may not arrive",
 			 port->conf.name, rte_strerror(-ret));
 	return 0;
@@ -231,13 +233,35 @@ static int stop_again(struct dvmq_port *port)
 	return 0;
 }
 
-static int set_up(struct dvmq_port *port, const struct rte_eth_dev_info *info, enum dvmq_rx_mode mode,
-		  struct dvmq_err *err)
+static int isolate(const struct dvmq_port *port, struct dvmq_err *err)
 {
-	int ret = configure(port, info, mode, err);
+	struct rte_flow_error error = {0};
+	int ret = rte_flow_isolate(port->eth_id, 1, &error);
 
 	if (ret == 0)
+		return 0;
+	return dvmq_fail(err, EIO, "%s: isolated = yes, but %s cannot be isolated: %s (%s); set isolated = no",
+			 port->conf.name, port->conf.device,
+			 error.message != NULL ? error.message : "the driver gives no reason", rte_strerror(-ret));
+}
+
+/* fresh: as the driver has just made it, and not only stopped; then it is not isolated. */
+static int set_up(struct dvmq_port *port, const struct rte_eth_dev_info *info, enum dvmq_rx_mode mode, bool fresh,
+		  struct dvmq_err *err)
+{
+	/* DPDK wants it first of all.  tap has rules of its own by then, and removes them only once it has queues. */
+	bool late = strcmp(info->driver_name, "net_tap") == 0;
+	int ret = 0;
+
+	fresh = fresh && port->conf.isolated;
+	if (fresh && !late)
+		ret = isolate(port, err);
+	if (ret == 0)
+		ret = configure(port, info, mode, err);
+	if (ret == 0)
 		ret = set_up_queues(port, info, mode, err);
+	if (ret == 0 && fresh && late)
+		ret = isolate(port, err);
 	if (ret == 0)
 		ret = start(port, err);
 	return ret;
@@ -287,7 +311,7 @@ int dvmq_ethdev_open(struct dvmq_port *port, enum dvmq_rx_mode mode, struct dvmq
 	if (ret == 0) {
 		port->rx = layout;
 		note_driver(port, info.driver_name);
-		ret = set_up(port, &info, mode, err);
+		ret = set_up(port, &info, mode, !again, err);
 	}
 	if (ret == 0 && !again)
 		rte_eth_dev_callback_register(port->eth_id, RTE_ETH_EVENT_INTR_RESET, on_reset, port);
@@ -303,6 +327,7 @@ int dvmq_ethdev_reset(struct dvmq_port *port, struct dvmq_err *err)
 {
 	struct rte_eth_dev_info info;
 	int ret = rte_eth_dev_reset(port->eth_id);
+	bool fresh = ret == 0;
 
 	if (ret == -ENOTSUP)
 		ret = rte_eth_dev_stop(port->eth_id);
@@ -311,7 +336,7 @@ int dvmq_ethdev_reset(struct dvmq_port *port, struct dvmq_err *err)
 	if (ret < 0)
 		return dvmq_fail(err, -ret, "%s: %s cannot be reset: %s", port->conf.name, port->conf.device,
 				 rte_strerror(-ret));
-	return set_up(port, &info, port->rx_mode, err);
+	return set_up(port, &info, port->rx_mode, fresh, err);
 }
 
 void dvmq_ethdev_close(struct dvmq_port *port)

@@ -2,6 +2,10 @@
 /*
  * Steering by rte_flow: one rule per port, destination MAC (and VLAN) to a queue
  * or by RSS to several.  What no rule takes goes to queue 0.
+ *
+ * In isolated mode what no rule takes goes to the host.  So each port has a second rule, to queue 0, for as long as
+ * it is there, and group frames have one.  Their priority is below that of rules to queues of a port: while one of
+ * these comes or goes the other is there, and no two are ever the same to the NIC.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -14,18 +18,25 @@
 #include <dvmq/log.h>
 #include <dvmq/steer.h>
 
-void dvmq_flow_spec(const struct dvmq_port_conf *port, const uint16_t *queues, unsigned n, uint64_t rss_types,
-		    struct dvmq_flow_spec *spec)
+#define ABOVE 0 /* priorities */
+#define BELOW 1
+
+static const uint16_t default_queue = 0;
+
+void dvmq_flow_spec(const struct dvmq_port_conf *port, uint32_t priority, const uint16_t *queues, unsigned n,
+		    uint64_t rss_types, struct dvmq_flow_spec *spec)
 {
+	static const struct rte_ether_addr group_bit = {{0x01}}, whole = {{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
 	unsigned n_items = 0;
 
 	memset(spec, 0, sizeof(*spec));
 	spec->attr.ingress = 1;
-	spec->eth.hdr.dst_addr = port->mac;
-	memset(&spec->eth_mask.hdr.dst_addr, 0xff, sizeof(spec->eth_mask.hdr.dst_addr));
+	spec->attr.priority = priority;
+	spec->eth.hdr.dst_addr = port != NULL ? port->mac : group_bit;
+	spec->eth_mask.hdr.dst_addr = port != NULL ? whole : group_bit;
 	spec->items[n_items++] = (struct rte_flow_item){
 		.type = RTE_FLOW_ITEM_TYPE_ETH, .spec = &spec->eth, .mask = &spec->eth_mask};
-	if (port->vlan != 0) {
+	if (port != NULL && port->vlan != 0) {
 		spec->vlan.hdr.vlan_tci = rte_cpu_to_be_16(port->vlan);
 		spec->vlan_mask.hdr.vlan_tci = RTE_BE16(0x0fff); /* the VID; any priority */
 		spec->items[n_items++] = (struct rte_flow_item){
@@ -57,15 +68,15 @@ static uint64_t rss_types(const struct dvmq_port *uplink)
 }
 
 /* Some drivers (tap) validate what they then cannot create. */
-static struct rte_flow *create(struct dvmq_port *uplink, const struct dvmq_port_conf *port, const uint16_t *queues,
-			       unsigned n, struct dvmq_err *err)
+static struct rte_flow *create(struct dvmq_port *uplink, const struct dvmq_port_conf *port, uint32_t priority,
+			       const uint16_t *queues, unsigned n, struct dvmq_err *err)
 {
 	struct rte_flow_error error = {0};
 	struct dvmq_flow_spec spec;
 	struct rte_flow *rule;
 	int ret;
 
-	dvmq_flow_spec(port, queues, n, n > 1 ? rss_types(uplink) : 0, &spec);
+	dvmq_flow_spec(port, priority, queues, n, n > 1 ? rss_types(uplink) : 0, &spec);
 	ret = rte_flow_validate(uplink->eth_id, &spec.attr, spec.items, spec.actions, &error);
 	if (ret < 0) {
 		refused(&error, ret, err);
@@ -88,17 +99,54 @@ static int destroy(struct dvmq_port *uplink, struct rte_flow *rule, struct dvmq_
 			 error.message != NULL ? error.message : "no reason given", strerror(-ret));
 }
 
+static struct dvmq_rule *base_of(struct dvmq_port *uplink, const struct dvmq_port *port)
+{
+	return port != NULL ? &uplink->steer->bindings[port->index].base : &uplink->steer->groups;
+}
+
+int dvmq_flow_admit(struct dvmq_port *uplink, const struct dvmq_port *port, struct dvmq_err *err)
+{
+	struct dvmq_rule *base = base_of(uplink, port);
+
+	if (base->flow != NULL)
+		return 0;
+	base->flow = create(uplink, port != NULL ? &port->conf : NULL, BELOW, &default_queue, 1, err);
+	if (base->flow == NULL)
+		return -errno;
+	base->id = uplink->steer->next_rule++;
+	return 0;
+}
+
+int dvmq_flow_expel(struct dvmq_port *uplink, const struct dvmq_port *port, struct dvmq_err *err)
+{
+	struct dvmq_rule *base = base_of(uplink, port);
+	struct rte_flow *flow = base->flow;
+
+	base->flow = NULL;
+	return flow != NULL ? destroy(uplink, flow, err) : 0;
+}
+
 static int probe(struct dvmq_port *uplink, struct dvmq_err *err)
 {
 	struct dvmq_port_conf example = {.mac = {{0x02, 0, 0, 0, 0, 1}}};
-	struct rte_flow *rule;
+	struct rte_flow *base = NULL, *rule;
+	struct dvmq_err ignored;
+	int ret;
 
 	if (uplink->conf.queues < 2)
 		return dvmq_fail(err, EINVAL, "queues = %u leaves no queue beside the default one", uplink->conf.queues);
-	rule = create(uplink, &example, &(uint16_t){1}, 1, err);
-	if (rule == NULL)
-		return -errno;
-	return destroy(uplink, rule, err);
+	if (uplink->conf.isolated) {
+		if (dvmq_flow_admit(uplink, NULL, err) < 0)
+			return -errno;
+		base = create(uplink, &example, BELOW, &default_queue, 1, err);
+		if (base == NULL)
+			return -errno;
+	}
+	rule = create(uplink, &example, ABOVE, &(uint16_t){1}, 1, err);
+	ret = rule != NULL ? destroy(uplink, rule, err) : -errno;
+	if (base != NULL && destroy(uplink, base, ret == 0 ? err : &ignored) < 0 && ret == 0)
+		ret = -errno;
+	return ret;
 }
 
 bool dvmq_flow_clashes(const struct dvmq_port *port, const struct dvmq_port *other)
@@ -124,21 +172,20 @@ static int attach(struct dvmq_port *uplink, struct dvmq_port *port, const uint16
 	if (other != NULL)
 		return dvmq_fail(err, EBUSY, "port %s has its MAC in VLAN %u: a rule without VLAN would take that one's "
 				 "frames, too", other->conf.name, other->vlan);
-	rule = create(uplink, &port->conf, queues, n, err);
+	rule = create(uplink, &port->conf, ABOVE, queues, n, err);
 	if (rule == NULL)
 		return -errno;
-	uplink->steer->bindings[port->index].rule = rule;
-	uplink->steer->bindings[port->index].rule_id = uplink->steer->next_rule++;
+	uplink->steer->bindings[port->index].rule = (struct dvmq_rule){rule, uplink->steer->next_rule++};
 	return 0;
 }
 
 static int detach(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_err *err)
 {
 	struct dvmq_binding *binding = &uplink->steer->bindings[port->index];
-	int ret = destroy(uplink, binding->rule, err);
+	int ret = destroy(uplink, binding->rule.flow, err);
 
 	if (ret == 0)
-		binding->rule = NULL;
+		binding->rule.flow = NULL;
 	return ret;
 }
 

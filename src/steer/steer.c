@@ -31,13 +31,18 @@ static int choose_named(struct dvmq_port *uplink, struct dvmq_err *err)
 	struct dvmq_err why;
 	int ret = dvmq_ethdev_open(uplink, ops->rx_mode, &why);
 
-	snprintf(uplink->steer->reason, sizeof(uplink->steer->reason), "set in the configuration");
+	snprintf(uplink->steer->reason, sizeof(uplink->steer->reason), "%s",
+		 uplink->conf.isolated ? "isolated: what no rule takes stays with the host"
+				       : "set in the configuration");
 	if (ret < 0 && ret != -ENOTSUP) {
 		*err = why;
 		return ret;
 	}
 	if (ret == 0 && (ops->probe == NULL || ops->probe(uplink, &why) == 0))
 		return 0;
+	if (uplink->conf.isolated)
+		return dvmq_fail(err, ENOTSUP, "uplink %s: isolated = yes: %s; set isolated = no", uplink->conf.name,
+				 why.text);
 	return dvmq_fail(err, ENOTSUP, "uplink %s: steering = %s: %s; use steering = auto or software", uplink->conf.name,
 			 dvmq_steering_name(ops->steering), why.text);
 }
@@ -48,7 +53,7 @@ static int choose(struct dvmq_port *uplink, struct dvmq_err *err)
 	size_t used = 0;
 	int ret = 0;
 
-	steer->ops = named(uplink->conf.steering);
+	steer->ops = named(uplink->conf.isolated ? DVMQ_STEER_FLOW : uplink->conf.steering);
 	if (steer->ops != NULL)
 		return choose_named(uplink, err);
 	for (unsigned i = 0; i < sizeof(backends) / sizeof(backends[0]); i++) {

@@ -3,9 +3,12 @@
  * A NIC that sorts, made of software: preloaded into dvmqd it turns each memif
  * device into one with many RX queues and rte_flow.
  *
- *                         +-- queue 0 <- what no rule takes
+ *                         +-- queue 0 <- what no rule takes, unless it is isolated: then nobody has it
  *   peer ── memif ring 0 ─+-- queue n <- dst MAC (and VLAN), QUEUE n
  *                         +-- queues  <- dst MAC (and VLAN), RSS over several, by Toeplitz over the 5-tuple
+ *
+ * The MAC has a mask.  Rules of priority 0 go before those of priority 1, and in each the older one.  Two rules with
+ * the same match and priority are refused.
  *
  * Whoever polls a queue also takes what waits in the memif, if nobody else does at this moment, and sorts it
  * into the rings behind all queues: so the frames of one destination keep their order, a queue that is polled by
@@ -13,20 +16,23 @@
  * loses what waits in its queues; the link stays up meanwhile.
  *
  * Environment: SORTER=DIR.  DIR/nic is a FIFO that takes one command a line; DIR/nic.log tells of rules as they come
- * and go, and has "done COMMAND" when a command has been obeyed:
+ * and go and of isolation, and has "done COMMAND" when a command has been obeyed:
  *
  *   rules N         at most N rules: one more is refused when it is created, with ENOSPC
  *   refuse [TEXT]   any rule is refused when it is validated, with that text; without a text none
  *   refuse-rss [TEXT]  the same for rules with several queues
  *   deaf, hear      rules are accepted, but take no frame; they do again
  *   delay N         a rule takes frames only after N more have come
- *   lose MAC        its rules take no frame from now on
+ *   refuse-base [TEXT]  the same for rules of priority 1
+ *   lose MAC        its rules of priority 0 take no frame from now on
  *   forget MAC      the same, and cannot be destroyed any more
  *   reset           the driver asks for a reset (RTE_ETH_EVENT_INTR_RESET)
+ *   host            says "host N": frames that it kept from the switch so far, being isolated
  */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -51,7 +57,8 @@
 
 struct rte_flow {
 	bool used, gone, forgotten;
-	struct rte_ether_addr mac;
+	struct rte_ether_addr mac, mask;
+	uint32_t priority;
 	bool has_vlan;
 	uint16_t vlan;
 	uint64_t from; /* of nic->sorted on */
@@ -64,10 +71,10 @@ struct queue {
 };
 
 static struct nic {
-	bool known, resets;
+	bool known, resets, started, isolated;
 	void *wire; /* memif's queue 0 */
 	eth_rx_burst_t take;
-	uint64_t sorted, missed;
+	uint64_t sorted, missed, host;
 	struct rte_flow rules[RULES];
 	struct queue queues[QUEUES];
 	void *data[RTE_MAX_QUEUES_PER_PORT]; /* the queues, as ethdev wants them */
@@ -78,7 +85,7 @@ static struct nic {
 static struct {
 	unsigned rules, delay;
 	bool deaf;
-	char refuse[128], refuse_rss[128];
+	char refuse[128], refuse_rss[128], refuse_base[128];
 } knobs = {.rules = RULES};
 
 static rte_spinlock_t lock = RTE_SPINLOCK_INITIALIZER; /* rules, knobs, the wires; not held for long */
@@ -120,12 +127,19 @@ static struct nic *nic_of(uint16_t port)
 
 /* ---- sorting ---- */
 
+static bool matches(const struct rte_flow *rule, const struct rte_ether_addr *mac)
+{
+	for (unsigned i = 0; i < RTE_ETHER_ADDR_LEN; i++)
+		if ((mac->addr_bytes[i] & rule->mask.addr_bytes[i]) != rule->mac.addr_bytes[i])
+			return false;
+	return true;
+}
+
 static bool takes(const struct nic *nic, const struct rte_flow *rule, const struct rte_ether_hdr *eth)
 {
 	const struct rte_vlan_hdr *tag = (const struct rte_vlan_hdr *)(eth + 1);
 
-	if (!rule->used || rule->gone || knobs.deaf || nic->sorted < rule->from ||
-	    !rte_is_same_ether_addr(&rule->mac, &eth->dst_addr))
+	if (!rule->used || rule->gone || knobs.deaf || nic->sorted < rule->from || !matches(rule, &eth->dst_addr))
 		return false;
 	return !rule->has_vlan || (eth->ether_type == RTE_BE16(RTE_ETHER_TYPE_VLAN) &&
 				   (rte_be_to_cpu_16(tag->vlan_tci) & 0xfff) == rule->vlan);
@@ -160,17 +174,21 @@ static uint32_t hash(const struct rte_mbuf *m)
 	return rte_softrss(tuple, words, key);
 }
 
+/* NULL: it is not for the switch. */
 static struct queue *queue_for(struct nic *nic, const struct rte_mbuf *m)
 {
 	const struct rte_ether_hdr *eth = rte_pktmbuf_mtod(m, const struct rte_ether_hdr *);
+	const struct rte_flow *best = NULL;
 
 	for (unsigned i = 0; i < RULES; i++) {
 		const struct rte_flow *rule = &nic->rules[i];
 
-		if (takes(nic, rule, eth))
-			return &nic->queues[rule->queues[rule->n == 1 ? 0 : hash(m) % RETA % rule->n]];
+		if ((best == NULL || rule->priority < best->priority) && takes(nic, rule, eth))
+			best = rule;
 	}
-	return &nic->queues[0];
+	if (best != NULL)
+		return &nic->queues[best->queues[best->n == 1 ? 0 : hash(m) % RETA % best->n]];
+	return nic->isolated ? NULL : &nic->queues[0];
 }
 
 static void pull(struct nic *nic)
@@ -179,9 +197,11 @@ static void pull(struct nic *nic)
 	uint16_t n = nic->take(nic->wire, burst, PULL);
 
 	for (uint16_t i = 0; i < n; i++, nic->sorted++) {
-		if (rte_ring_enqueue(queue_for(nic, burst[i])->ring, burst[i]) == 0)
+		struct queue *queue = queue_for(nic, burst[i]);
+
+		if (queue != NULL && rte_ring_enqueue(queue->ring, burst[i]) == 0)
 			continue;
-		nic->missed++;
+		*(queue != NULL ? &nic->missed : &nic->host) += 1;
 		rte_pktmbuf_free(burst[i]);
 	}
 }
@@ -212,12 +232,13 @@ static int refuse(struct rte_flow_error *error, int code, const char *message)
 
 static int read_items(const struct rte_flow_item *item, struct rte_flow *rule)
 {
-	const struct rte_flow_item_eth *eth = item->spec;
+	const struct rte_flow_item_eth *eth = item->spec, *mask = item->mask;
 	const struct rte_flow_item_vlan *vlan;
 
-	if (item->type != RTE_FLOW_ITEM_TYPE_ETH || eth == NULL)
+	if (item->type != RTE_FLOW_ITEM_TYPE_ETH || eth == NULL || mask == NULL)
 		return -ENOTSUP;
 	rule->mac = eth->hdr.dst_addr;
+	rule->mask = mask->hdr.dst_addr;
 	item++;
 	if (item->type == RTE_FLOW_ITEM_TYPE_VLAN) {
 		vlan = item->spec;
@@ -248,10 +269,10 @@ static int read_action(const struct rte_flow_action *action, struct rte_flow *ru
 	return 0;
 }
 
-static int read_rule(const struct rte_flow_item *items, const struct rte_flow_action *actions, struct rte_flow *rule,
-		     struct rte_flow_error *error)
+static int read_rule(const struct rte_flow_attr *attr, const struct rte_flow_item *items,
+		     const struct rte_flow_action *actions, struct rte_flow *rule, struct rte_flow_error *error)
 {
-	*rule = (struct rte_flow){.used = true};
+	*rule = (struct rte_flow){.used = true, .priority = attr->priority};
 	if (read_items(items, rule) < 0)
 		return refuse(error, ENOTSUP, "a destination MAC, and perhaps a VLAN, is all that can be matched");
 	if (read_action(actions, rule) < 0)
@@ -260,6 +281,8 @@ static int read_rule(const struct rte_flow_item *items, const struct rte_flow_ac
 		return refuse(error, EINVAL, knobs.refuse);
 	if (rule->n > 1 && knobs.refuse_rss[0] != 0)
 		return refuse(error, EINVAL, knobs.refuse_rss);
+	if (rule->priority > 0 && knobs.refuse_base[0] != 0)
+		return refuse(error, EINVAL, knobs.refuse_base);
 	return 0;
 }
 
@@ -270,7 +293,7 @@ int rte_flow_validate(uint16_t port, const struct rte_flow_attr *attr, const str
 
 	if (nic_of(port) == NULL)
 		return REAL(rte_flow_validate)(port, attr, pattern, actions, error);
-	return read_rule(pattern, actions, &rule, error);
+	return read_rule(attr, pattern, actions, &rule, error);
 }
 
 static void tell_rule(const char *what, const struct rte_flow *rule)
@@ -279,8 +302,8 @@ static void tell_rule(const char *what, const struct rte_flow *rule)
 
 	for (unsigned i = 0, used = 0; i < rule->n; i++)
 		used += (unsigned)snprintf(queues + used, sizeof(queues) - used, " %u", rule->queues[i]);
-	tell("%s " RTE_ETHER_ADDR_PRT_FMT " vlan %u queues%s\n", what, RTE_ETHER_ADDR_BYTES(&rule->mac), rule->vlan,
-	     queues);
+	tell("%s " RTE_ETHER_ADDR_PRT_FMT " vlan %u queues%s%s\n", what, RTE_ETHER_ADDR_BYTES(&rule->mac), rule->vlan,
+	     queues, rule->priority > 0 ? " below" : "");
 }
 
 static struct rte_flow *insert(struct nic *nic, const struct rte_flow *rule)
@@ -304,6 +327,19 @@ static struct rte_flow *insert(struct nic *nic, const struct rte_flow *rule)
 	return free_one;
 }
 
+static bool is_there(const struct nic *nic, const struct rte_flow *rule)
+{
+	for (unsigned i = 0; i < RULES; i++) {
+		const struct rte_flow *other = &nic->rules[i];
+
+		if (other->used && !other->forgotten && other->priority == rule->priority &&
+		    other->vlan == rule->vlan && rte_is_same_ether_addr(&other->mac, &rule->mac) &&
+		    rte_is_same_ether_addr(&other->mask, &rule->mask))
+			return true;
+	}
+	return false;
+}
+
 struct rte_flow *rte_flow_create(uint16_t port, const struct rte_flow_attr *attr, const struct rte_flow_item pattern[],
 				 const struct rte_flow_action actions[], struct rte_flow_error *error)
 {
@@ -312,8 +348,12 @@ struct rte_flow *rte_flow_create(uint16_t port, const struct rte_flow_attr *attr
 
 	if (nic == NULL)
 		return REAL(rte_flow_create)(port, attr, pattern, actions, error);
-	if (read_rule(pattern, actions, &rule, error) < 0)
+	if (read_rule(attr, pattern, actions, &rule, error) < 0)
 		return NULL;
+	if (is_there(nic, &rule)) {
+		refuse(error, EEXIST, "there is a rule of that match and priority");
+		return NULL;
+	}
 	flow = insert(nic, &rule);
 	if (flow == NULL)
 		refuse(error, ENOSPC, "the table of rules is full");
@@ -332,6 +372,18 @@ int rte_flow_destroy(uint16_t port, struct rte_flow *flow, struct rte_flow_error
 	flow->used = false;
 	rte_spinlock_unlock(&lock);
 	tell_rule("destroyed", flow);
+	return 0;
+}
+
+int rte_flow_isolate(uint16_t port, int set, struct rte_flow_error *error)
+{
+	struct nic *nic = nic_of(port);
+
+	if (nic == NULL)
+		return REAL(rte_flow_isolate)(port, set, error);
+	if (nic->started)
+		return refuse(error, EBUSY, "it must be stopped first");
+	nic->isolated = set;
 	return 0;
 }
 
@@ -421,12 +473,16 @@ int rte_eth_dev_start(uint16_t port)
 
 	if (nic != NULL && nic->resets) {
 		nic->resets = false;
+		nic->started = true;
+		tell("started%s\n", nic->isolated ? " isolated" : "");
 		return 0;
 	}
 	ret = REAL(rte_eth_dev_start)(port);
 	if (ret < 0 || nic == NULL)
 		return ret;
 	start_to_obey();
+	nic->started = true;
+	tell("started%s\n", nic->isolated ? " isolated" : "");
 	return put_in_place(port, nic);
 }
 
@@ -435,8 +491,10 @@ int rte_eth_dev_stop(uint16_t port)
 	struct nic *nic = nic_of(port);
 	int ret = REAL(rte_eth_dev_stop)(port);
 
-	if (nic != NULL)
+	if (nic != NULL) {
 		forget_all(nic);
+		nic->started = false;
+	}
 	return ret;
 }
 
@@ -455,6 +513,7 @@ int rte_eth_dev_reset(uint16_t port)
 		return REAL(rte_eth_dev_reset)(port);
 	tell("reset, lost %u\n", forget_all(nic));
 	nic->resets = true;
+	nic->started = nic->isolated = false;
 	return 0;
 }
 
@@ -523,12 +582,23 @@ static void lose(const char *text, bool forget)
 	for (unsigned i = 0; i < RTE_MAX_ETHPORTS * RULES; i++) {
 		struct rte_flow *rule = &nics[i / RULES].rules[i % RULES];
 
-		if (rule->used && rte_is_same_ether_addr(&rule->mac, &mac)) {
+		if (rule->used && rule->priority == 0 && rte_is_same_ether_addr(&rule->mac, &mac)) {
 			rule->gone = true;
 			rule->forgotten = forget;
 		}
 	}
 	rte_spinlock_unlock(&lock);
+}
+
+static void tell_host(void)
+{
+	uint64_t frames = 0;
+
+	rte_spinlock_lock(&lock);
+	for (unsigned port = 0; port < RTE_MAX_ETHPORTS; port++)
+		frames += nics[port].host;
+	rte_spinlock_unlock(&lock);
+	tell("host %" PRIu64 "\n", frames);
 }
 
 static void obey(const char *command, const char *rest)
@@ -541,12 +611,16 @@ static void obey(const char *command, const char *rest)
 		snprintf(knobs.refuse, sizeof(knobs.refuse), "%s", rest);
 	else if (strcmp(command, "refuse-rss") == 0)
 		snprintf(knobs.refuse_rss, sizeof(knobs.refuse_rss), "%s", rest);
+	else if (strcmp(command, "refuse-base") == 0)
+		snprintf(knobs.refuse_base, sizeof(knobs.refuse_base), "%s", rest);
 	else if (strcmp(command, "deaf") == 0 || strcmp(command, "hear") == 0)
 		knobs.deaf = command[0] == 'd';
 	else if (strcmp(command, "lose") == 0 || strcmp(command, "forget") == 0)
 		lose(rest, command[0] == 'f');
 	else if (strcmp(command, "reset") == 0)
 		raise_reset();
+	else if (strcmp(command, "host") == 0)
+		tell_host();
 	else
 		abort();
 }

@@ -94,6 +94,9 @@ static const char full[] = "; the whole grammar\n"
 			   "[port tap.1]\n"
 			   "device = net_tap1\n"
 			   "type = ethdev\n"
+			   "[uplink up1]\n"
+			   "device = net_tap2\n"
+			   "isolated = yes\n"
 			   "[balance]\n"
 			   "mode = off\n"
 			   "high = 0.95\n"
@@ -119,7 +122,9 @@ static void test_reads_every_key(void)
 	CU_ASSERT_EQUAL(conf->balance.hold_ms, 2500.125);
 	CU_ASSERT_EQUAL(conf->balance.target, 0.85);
 
-	CU_ASSERT_EQUAL_FATAL(conf->n_ports, 3);
+	CU_ASSERT_EQUAL_FATAL(conf->n_ports, 4);
+	CU_ASSERT_FALSE(port->isolated);
+	CU_ASSERT_TRUE(conf->ports[3].isolated);
 	CU_ASSERT_STRING_EQUAL(port->name, "up0");
 	CU_ASSERT_EQUAL(port->type, DVMQ_PORT_UPLINK);
 	CU_ASSERT_STRING_EQUAL(port->device, "net_tap0,iface=dtap0");
@@ -231,7 +236,8 @@ static void test_write_round_trips(void)
 			       a->vlan == b->vlan && a->queues == b->queues && a->steering == b->steering &&
 			       a->has_vmq == b->has_vmq && a->vmq_first == b->vmq_first && a->vmq_last == b->vmq_last &&
 			       a->weight == b->weight && a->min == b->min && a->has_max == b->has_max &&
-			       a->max == b->max && rte_is_same_ether_addr(&a->mac, &b->mac));
+			       a->max == b->max && a->isolated == b->isolated &&
+			       rte_is_same_ether_addr(&a->mac, &b->mac));
 	}
 	CU_ASSERT_PTR_NOT_NULL(strstr(first, "workers = 2-4,7\n"));
 	CU_ASSERT_PTR_NOT_NULL(strstr(first, "hold_ms = 2500.125\n"));
@@ -354,6 +360,20 @@ static void test_values(void)
 	expect("[uplink u]\ndevice = net_null0\nqueues = 257\n", "3: [uplink u] queues: 257 is outside 1..256");
 	expect("[uplink u]\ndevice = net_null0\nsteering = rss\n",
 	       "3: [uplink u] steering: \"rss\" is none of: auto, flow, vmdq, static, software");
+	expect("[uplink u]\ndevice = net_null0\nisolated = on\n", "3: [uplink u] isolated: \"on\" is none of: no, yes");
+	expect_port("isolated = yes", "4: [port web1] isolated: a port of type vhost has no such key");
+	expect(
+	    "[uplink u]\ndevice = net_null0\nisolated = yes\nsteering = vmdq\n",
+	    "3: [uplink u] isolated: only rules can tell whose frames are whose, and steering = vmdq makes none; use "
+	    "steering = flow or auto");
+	expect(
+	    "[uplink u]\ndevice = net_null0\nsteering = static\nisolated = yes\n",
+	    "4: [uplink u] isolated: only rules can tell whose frames are whose, and steering = static makes none; use "
+	    "steering = flow or auto");
+	expect("[uplink u]\ndevice = net_null0\nsteering = software\nisolated = yes\n",
+	       "4: [uplink u] isolated: only rules can tell whose frames are whose, and steering = software makes "
+	       "none; use "
+	       "steering = flow or auto");
 	expect("[uplink u]\ndevice = a\\b\n",
 	       "2: [uplink u] device: control characters, ';' and '\\' cannot stand in a value");
 	expect("[port p]\ntype = tap\n", "2: [port p] type: \"tap\" is none of: vhost, ethdev");

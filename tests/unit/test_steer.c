@@ -58,7 +58,7 @@ static void test_rule_mac(void)
 	struct dvmq_flow_spec spec;
 
 	memset(&spec, 0xa5, sizeof(spec));
-	dvmq_flow_spec(&example, &(uint16_t){3}, 1, 0, &spec);
+	dvmq_flow_spec(&example, 0, &(uint16_t){3}, 1, 0, &spec);
 	check_ethernet(&spec);
 	CU_ASSERT_EQUAL(spec.items[1].type, RTE_FLOW_ITEM_TYPE_END);
 	check_action(&spec, 3);
@@ -71,7 +71,7 @@ static void test_rule_mac_vlan(void)
 
 	conf.vlan = 0x0abc;
 	memset(&spec, 0xa5, sizeof(spec));
-	dvmq_flow_spec(&conf, &(uint16_t){300}, 1, 0, &spec);
+	dvmq_flow_spec(&conf, 0, &(uint16_t){300}, 1, 0, &spec);
 	check_ethernet(&spec);
 	CU_ASSERT_EQUAL(spec.items[1].type, RTE_FLOW_ITEM_TYPE_VLAN);
 	CU_ASSERT_PTR_NULL(spec.items[1].last);
@@ -82,6 +82,23 @@ static void test_rule_mac_vlan(void)
 	    bytes_are(spec.items[1].mask, sizeof(struct rte_flow_item_vlan), (const uint8_t[]){0x0f, 0xff}, 2));
 	CU_ASSERT_EQUAL(spec.items[2].type, RTE_FLOW_ITEM_TYPE_END);
 	check_action(&spec, 300);
+}
+
+static void test_rule_groups(void)
+{
+	static const uint8_t group_bit[] = {0x01};
+	struct dvmq_flow_spec spec;
+
+	memset(&spec, 0xa5, sizeof(spec));
+	dvmq_flow_spec(NULL, 1, &(uint16_t){0}, 1, 0, &spec);
+	CU_ASSERT_TRUE(bytes_are(&spec.attr, sizeof(spec.attr),
+				 (const void *)&(struct rte_flow_attr){.ingress = 1, .priority = 1},
+				 sizeof(spec.attr)));
+	CU_ASSERT_EQUAL(spec.items[0].type, RTE_FLOW_ITEM_TYPE_ETH);
+	CU_ASSERT_TRUE(bytes_are(spec.items[0].spec, sizeof(struct rte_flow_item_eth), group_bit, 1));
+	CU_ASSERT_TRUE(bytes_are(spec.items[0].mask, sizeof(struct rte_flow_item_eth), group_bit, 1));
+	CU_ASSERT_EQUAL(spec.items[1].type, RTE_FLOW_ITEM_TYPE_END);
+	check_action(&spec, 0);
 }
 
 /* ---- the backends ---- */
@@ -782,7 +799,7 @@ static void test_two_uplinks(void)
 	dvmq_ports_close();
 }
 
-/* ---- VMDq: NICs that are not here, played by a net_ring device ---- */
+/* ---- NICs that are not here, played by a net_ring device ---- */
 
 /* What the driver is told is caught on its way (meson.build: --wrap). */
 static struct nic {
@@ -798,6 +815,19 @@ static struct nic {
 	bool allmulticast;
 } nic;
 
+static struct {
+	bool plays; /* false: the device is itself */
+	unsigned n_configured, n_set_up;
+	unsigned n_isolated, configured_by_then, set_up_by_then;
+	const char *refuses_isolation, *refuses_priority;
+	struct rte_flow {
+		bool used;
+		uint32_t priority;
+		struct rte_ether_addr mac, mask;
+		uint16_t vlan, queue;
+	} rules[16];
+} flow_nic;
+
 int __real_rte_eth_dev_info_get(uint16_t id, struct rte_eth_dev_info *info);
 int __real_rte_eth_dev_configure(uint16_t id, uint16_t n_rxq, uint16_t n_txq, const struct rte_eth_conf *conf);
 int __real_rte_eth_rx_queue_setup(uint16_t id, uint16_t queue, uint16_t n, unsigned socket,
@@ -811,6 +841,16 @@ int __wrap_rte_eth_dev_mac_addr_remove(uint16_t id, struct rte_ether_addr *mac);
 int __wrap_rte_eth_dev_set_vlan_offload(uint16_t id, int offload);
 int __wrap_rte_eth_dev_set_mc_addr_list(uint16_t id, struct rte_ether_addr *list, uint32_t n);
 int __wrap_rte_eth_allmulticast_enable(uint16_t id);
+int __real_rte_flow_isolate(uint16_t id, int set, struct rte_flow_error *error);
+int __real_rte_flow_validate(uint16_t id, const struct rte_flow_attr *attr, const struct rte_flow_item items[],
+			     const struct rte_flow_action actions[], struct rte_flow_error *error);
+int __wrap_rte_flow_isolate(uint16_t id, int set, struct rte_flow_error *error);
+int __wrap_rte_flow_validate(uint16_t id, const struct rte_flow_attr *attr, const struct rte_flow_item items[],
+			     const struct rte_flow_action actions[], struct rte_flow_error *error);
+struct rte_flow *__wrap_rte_flow_create(uint16_t id, const struct rte_flow_attr *attr,
+					const struct rte_flow_item items[], const struct rte_flow_action actions[],
+					struct rte_flow_error *error);
+int __wrap_rte_flow_destroy(uint16_t id, struct rte_flow *flow, struct rte_flow_error *error);
 
 int __wrap_rte_eth_dev_info_get(uint16_t id, struct rte_eth_dev_info *info)
 {
@@ -831,6 +871,7 @@ int __wrap_rte_eth_dev_configure(uint16_t id, uint16_t n_rxq, uint16_t n_txq, co
 {
 	struct rte_eth_conf plain = *conf;
 
+	flow_nic.n_configured++;
 	if (conf->rxmode.mq_mode == RTE_ETH_MQ_RX_VMDQ_ONLY) {
 		nic.conf = *conf;
 		nic.n_rxq = n_rxq;
@@ -844,6 +885,7 @@ int __wrap_rte_eth_rx_queue_setup(uint16_t id, uint16_t queue, uint16_t n, unsig
 {
 	struct rte_eth_rxconf plain = *conf;
 
+	flow_nic.n_set_up++;
 	nic.n_drop_en += conf->rx_drop_en;
 	plain.rx_drop_en = 0;
 	return __real_rte_eth_rx_queue_setup(id, queue, n, socket, &plain, mp);
@@ -897,6 +939,232 @@ int __wrap_rte_eth_allmulticast_enable(uint16_t id)
 	nic.allmulticast = true;
 	return 0;
 }
+
+int __wrap_rte_flow_isolate(uint16_t id, int set, struct rte_flow_error *error)
+{
+	if (!flow_nic.plays)
+		return __real_rte_flow_isolate(id, set, error);
+	if (flow_nic.refuses_isolation != NULL)
+		return rte_flow_error_set(error, EBUSY, RTE_FLOW_ERROR_TYPE_UNSPECIFIED, NULL,
+					  flow_nic.refuses_isolation);
+	CU_ASSERT_EQUAL(set, 1);
+	flow_nic.n_isolated++;
+	flow_nic.configured_by_then = flow_nic.n_configured;
+	flow_nic.set_up_by_then = flow_nic.n_set_up;
+	return 0;
+}
+
+int __wrap_rte_flow_validate(uint16_t id, const struct rte_flow_attr *attr, const struct rte_flow_item items[],
+			     const struct rte_flow_action actions[], struct rte_flow_error *error)
+{
+	if (!flow_nic.plays)
+		return __real_rte_flow_validate(id, attr, items, actions, error);
+	if (attr->priority > 0 && flow_nic.refuses_priority != NULL)
+		return rte_flow_error_set(error, ENOTSUP, RTE_FLOW_ERROR_TYPE_ATTR_PRIORITY, NULL,
+					  flow_nic.refuses_priority);
+	return 0;
+}
+
+static bool same_match(const struct rte_flow *a, const struct rte_flow *b)
+{
+	return a->priority == b->priority && a->vlan == b->vlan && rte_is_same_ether_addr(&a->mac, &b->mac) &&
+	       rte_is_same_ether_addr(&a->mask, &b->mask);
+}
+
+struct rte_flow *__wrap_rte_flow_create(uint16_t id, const struct rte_flow_attr *attr,
+					const struct rte_flow_item items[], const struct rte_flow_action actions[],
+					struct rte_flow_error *error)
+{
+	const struct rte_flow_item_eth *eth = items[0].spec, *mask = items[0].mask;
+	const struct rte_flow_item_vlan *vlan = items[1].spec;
+	const struct rte_flow_action_queue *queue = actions[0].conf;
+	struct rte_flow rule = {true, attr->priority, eth->hdr.dst_addr, mask->hdr.dst_addr, 0, queue->index};
+
+	(void)id;
+	(void)error;
+	if (items[1].type == RTE_FLOW_ITEM_TYPE_VLAN)
+		rule.vlan = rte_be_to_cpu_16(vlan->hdr.vlan_tci);
+	for (unsigned i = 0; i < RTE_DIM(flow_nic.rules); i++) /* drivers refuse it, or deliver to both */
+		CU_ASSERT_FALSE(flow_nic.rules[i].used && same_match(&flow_nic.rules[i], &rule));
+	for (unsigned i = 0; i < RTE_DIM(flow_nic.rules); i++)
+		if (!flow_nic.rules[i].used) {
+			flow_nic.rules[i] = rule;
+			return &flow_nic.rules[i];
+		}
+	return NULL;
+}
+
+int __wrap_rte_flow_destroy(uint16_t id, struct rte_flow *flow, struct rte_flow_error *error)
+{
+	(void)id;
+	(void)error;
+	CU_ASSERT_TRUE(flow->used);
+	flow->used = false;
+	return 0;
+}
+
+/* ---- isolated mode ---- */
+
+static unsigned n_rules(void)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < RTE_DIM(flow_nic.rules); i++)
+		n += flow_nic.rules[i].used;
+	return n;
+}
+
+/* The queue that frames for a port of that number are put into; -1: they are the host's. */
+static int queue_of(unsigned number, uint16_t vlan, uint32_t priority)
+{
+	struct rte_flow wanted = {.priority = priority, .mac = {{0x02, 0, 0, 0, 0, number}}, .vlan = vlan};
+
+	memset(&wanted.mask, 0xff, sizeof(wanted.mask));
+	for (unsigned i = 0; i < RTE_DIM(flow_nic.rules); i++)
+		if (flow_nic.rules[i].used && same_match(&flow_nic.rules[i], &wanted))
+			return flow_nic.rules[i].queue;
+	return -1;
+}
+
+static bool groups_are_taken(void)
+{
+	static const struct rte_ether_addr group_bit = {{0x01}};
+
+	for (unsigned i = 0; i < RTE_DIM(flow_nic.rules); i++)
+		if (flow_nic.rules[i].used && flow_nic.rules[i].priority == 1 && flow_nic.rules[i].queue == 0 &&
+		    rte_is_same_ether_addr(&flow_nic.rules[i].mac, &group_bit) &&
+		    rte_is_same_ether_addr(&flow_nic.rules[i].mask, &group_bit))
+			return true;
+	return false;
+}
+
+static void add_isolated(unsigned queues)
+{
+	memset(&flow_nic, 0, sizeof(flow_nic));
+	flow_nic.plays = true;
+	add_uplink(queues, DVMQ_STEER_AUTO);
+	confs[0].isolated = true;
+}
+
+static void check_isolated_changes(void)
+{
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", 0, &err), 0);
+	CU_ASSERT_EQUAL(queue_of(1, 0, 0), -1);
+	CU_ASSERT_EQUAL(queue_of(1, 0, 1), 0); /* the rule that is always there */
+	feed(0, 1, 0, 10);
+	CU_ASSERT_TRUE(await_sent("web1", 10));
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", 1, &err), 0);
+	CU_ASSERT_NOT_EQUAL(queue_of(1, 0, 0), -1);
+
+	/* A port that comes while the NIC refuses, and again when it does not. */
+	flow_nic.refuses_priority = "full";
+	add_port("web4", 4);
+	CU_ASSERT_EQUAL(dvmq_port_add(&confs[4], &err), 0);
+	CU_ASSERT_EQUAL(queue_of(4, 0, 1), -1);
+	CU_ASSERT_PTR_NOT_NULL(
+	    strstr(binding_of("web4")->base_reason, "up0 is isolated, without a rule to its default queue"));
+	CU_ASSERT_PTR_NOT_NULL(strstr(binding_of("web4")->base_reason, "full (Operation not supported)"));
+	dvmq_vmq_audit(0);
+	CU_ASSERT_EQUAL(binding_of("web4")->repairs, 0);
+	flow_nic.refuses_priority = NULL;
+	dvmq_vmq_audit(0);
+	CU_ASSERT_EQUAL(queue_of(4, 0, 1), 0);
+	CU_ASSERT_EQUAL(binding_of("web4")->repairs, 1);
+	CU_ASSERT_STRING_EQUAL(binding_of("web4")->base_reason, "");
+	dvmq_vmq_audit(0);
+	CU_ASSERT_EQUAL(binding_of("web4")->repairs, 1);
+	CU_ASSERT_EQUAL(dvmq_port_del("web4", &err), 0);
+	CU_ASSERT_EQUAL(queue_of(4, 0, 0), -1);
+	CU_ASSERT_EQUAL(queue_of(4, 0, 1), -1);
+}
+
+static void test_isolated(void)
+{
+	struct dvmq_port_conf *web3;
+
+	add_isolated(4);
+	add_port("web1", 1);
+	add_port("web2", 2)->vlan = 100;
+	web3 = add_port("web3", 3);
+	web3->has_mac = false;
+	if (open_ports()) {
+		CU_ASSERT_EQUAL(dvmq_port_find("up0")->steer->ops->steering, DVMQ_STEER_FLOW);
+		CU_ASSERT_EQUAL(flow_nic.n_isolated, 1);
+		CU_ASSERT_EQUAL(flow_nic.configured_by_then, 0); /* before anything else, as DPDK wants it */
+		CU_ASSERT_TRUE(groups_are_taken());
+		CU_ASSERT_EQUAL(queue_of(1, 0, 1), 0);
+		CU_ASSERT_EQUAL(queue_of(1, 0, 0), 1);
+		CU_ASSERT_EQUAL(queue_of(2, 100, 1), 0);
+		CU_ASSERT_EQUAL(queue_of(2, 100, 0), 2);
+		CU_ASSERT_EQUAL(n_rules(), 5);
+		CU_ASSERT_STRING_EQUAL(binding_of("web1")->base_reason, "");
+		CU_ASSERT_STRING_EQUAL(binding_of("web3")->base_reason,
+				       "up0 is isolated: of its frames only those for groups arrive");
+		check_isolated_changes();
+	}
+	dvmq_ports_close();
+	CU_ASSERT_EQUAL(n_rules(), 0); /* nothing is left in the NIC */
+
+	/* tap has rules of its own from the start, which it removes only once it has queues. */
+	add_isolated(2);
+	nic.driver = "net_tap";
+	if (open_ports()) {
+		CU_ASSERT_EQUAL(flow_nic.n_isolated, 1);
+		CU_ASSERT_EQUAL(flow_nic.set_up_by_then, 2);
+	}
+	dvmq_ports_close();
+	nic.driver = NULL;
+
+	add_isolated(2); /* who does not want it does not get it */
+	confs[0].isolated = false;
+	add_port("web1", 1);
+	if (open_ports()) {
+		CU_ASSERT_EQUAL(flow_nic.n_isolated, 0);
+		CU_ASSERT_EQUAL(n_rules(), 1);
+		CU_ASSERT_EQUAL(queue_of(1, 0, 0), 1);
+	}
+	dvmq_ports_close();
+	memset(&flow_nic, 0, sizeof(flow_nic));
+}
+
+static void test_isolated_refused(void)
+{
+	add_isolated(2);
+	flow_nic.plays = false; /* a driver that knows nothing of it */
+	CU_ASSERT_TRUE(dvmq_ports_open(&conf, &err) < 0);
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text, "up0: isolated = yes, but net_ring_up"));
+	CU_ASSERT_PTR_NOT_NULL(strstr(err.text,
+				      " cannot be isolated: Function not implemented (Function not implemented); "
+				      "set isolated = no"));
+	dvmq_ports_close();
+
+	add_isolated(2);
+	flow_nic.refuses_isolation = "not today";
+	CU_ASSERT_TRUE(dvmq_ports_open(&conf, &err) < 0);
+	CU_ASSERT_PTR_NOT_NULL(
+	    strstr(err.text, " cannot be isolated: not today (Device or resource busy); set isolated = no"));
+	dvmq_ports_close();
+
+	add_isolated(2);
+	flow_nic.refuses_priority = "all are equal";
+	CU_ASSERT_TRUE(dvmq_ports_open(&conf, &err) < 0);
+	CU_ASSERT_STRING_EQUAL(err.text,
+			       "uplink up0: isolated = yes: the driver refuses the rule: all are equal (Operation not "
+			       "supported); set isolated = no");
+	dvmq_ports_close();
+	CU_ASSERT_EQUAL(n_rules(), 0);
+
+	add_isolated(1); /* as without it, none is left for a port */
+	CU_ASSERT_TRUE(dvmq_ports_open(&conf, &err) < 0);
+	CU_ASSERT_STRING_EQUAL(err.text,
+			       "uplink up0: isolated = yes: queues = 1 leaves no queue beside the default one; set "
+			       "isolated = no");
+	dvmq_ports_close();
+	CU_ASSERT_EQUAL(rte_eth_dev_count_avail(), 0); /* nothing of them is left */
+	memset(&flow_nic, 0, sizeof(flow_nic));
+}
+
+/* ---- VMDq ---- */
 
 /* The RX queues of pools, as each driver documents them. */
 static void test_vmdq_layout(void)
@@ -1118,16 +1386,24 @@ static void test_vmdq(void)
 int main(void)
 {
 	CU_TestInfo tests[] = {
-	    {"rule: MAC", test_rule_mac},   {"rule: MAC and VLAN", test_rule_mac_vlan},
-	    {"which backend", test_choice}, {"static", test_static},
-	    {"software", test_software},    {"software: changes hands", test_software_swap},
+	    {"rule: MAC", test_rule_mac},
+	    {"rule: MAC and VLAN", test_rule_mac_vlan},
+	    {"rule: groups", test_rule_groups},
+	    {"which backend", test_choice},
+	    {"static", test_static},
+	    {"software", test_software},
+	    {"software: changes hands", test_software_swap},
 	    {"software: one core", test_software_one_core},
 	    {"number of soft queues", test_software_number},
 	    {"by hand", test_by_hand},
 	    {"two uplinks", test_two_uplinks},
 	    {"soft rings that go", test_software_rcu},
 	    {"software, a worker does not answer", test_software_late},
-	    {"VMDq: pools and queues", test_vmdq_layout}, {"VMDq", test_vmdq}, CU_TEST_INFO_NULL,
+	    {"VMDq: pools and queues", test_vmdq_layout},
+	    {"VMDq", test_vmdq},
+	    {"isolated", test_isolated},
+	    {"isolated, refused", test_isolated_refused},
+	    CU_TEST_INFO_NULL,
 	};
 	int ret = EXIT_FAILURE;
 

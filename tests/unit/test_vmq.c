@@ -479,15 +479,15 @@ static int one_queue_only(struct dvmq_port *uplink, struct dvmq_port *port, cons
 	(void)queues;
 	if (n > 1)
 		return dvmq_fail(ret_err, ENOTSUP, "the driver refuses the rule: no RSS here");
-	uplink->steer->bindings[port->index].rule = (void *)port; /* as flow.c does */
-	uplink->steer->bindings[port->index].rule_id = uplink->steer->next_rule++;
+	uplink->steer->bindings[port->index].rule =
+	    (struct dvmq_rule){(void *)port, uplink->steer->next_rule++}; /* as flow.c */
 	return 0;
 }
 
 static int remove_one(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_err *ret_err)
 {
 	(void)ret_err;
-	uplink->steer->bindings[port->index].rule = NULL;
+	uplink->steer->bindings[port->index].rule.flow = NULL;
 	return 0;
 }
 
