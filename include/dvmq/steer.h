@@ -49,6 +49,8 @@ struct dvmq_steer_ops {
 	enum dvmq_rx_mode rx_mode; /* what the uplink is to be configured for */
 	bool replicates;           /* the NIC puts copies of group frames into other queues than 0, too: only that in queue 0 counts */
 
+	bool tells_vlan;           /* attach() tells the NIC the port's VLAN, too, if it has one */
+
 	/*
 	 * After the uplink started: can its NIC do that?  0, or -errno with the
 	 * driver's own words in err.  NULL: always.
@@ -118,12 +120,6 @@ void dvmq_flow_spec(const struct dvmq_port_conf *port, uint32_t priority, const 
  */
 int dvmq_flow_admit(struct dvmq_port *uplink, const struct dvmq_port *port, struct dvmq_err *err);
 int dvmq_flow_expel(struct dvmq_port *uplink, const struct dvmq_port *port, struct dvmq_err *err);
-
-/*
- * Would the rule of `port` take frames of `other`, too?  One without VLAN takes tagged frames, and which of two rules
- * goes first is the NIC's affair; when that changes, `other`'s frames would be overtaken.  Pure.
- */
-bool dvmq_flow_clashes(const struct dvmq_port *port, const struct dvmq_port *other);
 
 /* --- vmdq.c --- */
 

@@ -191,6 +191,46 @@ static void tell_queues(const struct dvmq_port *uplink, const struct dvmq_port *
 			 uplink->rx.n < uplink->rx.max ? "raise its queues =" : "the NIC has no more");
 }
 
+/*
+ * Would what the NIC is told of `port` bring frames of `other`, too?  A rule without VLAN takes tagged frames, and which
+ * of two rules goes first is the NIC's affair; a pool goes by the MAC alone.  When queues change hands, those would be
+ * overtaken.
+ */
+static bool clashes(const struct dvmq_port *uplink, const struct dvmq_port *port, const struct dvmq_port *other)
+{
+	if (port->vlan != 0 && uplink->steer->ops->tells_vlan)
+		return false;
+	return other != NULL && other != port && other->type != DVMQ_PORT_UPLINK && port->conf.has_mac &&
+	       other->conf.has_mac && rte_is_same_ether_addr(&port->conf.mac, &other->conf.mac);
+}
+
+/* 0, or -EBUSY with the other port in err. */
+static int check_clash(const struct dvmq_port *uplink, const struct dvmq_port *port, struct dvmq_err *err)
+{
+	char vlan[24] = "untagged";
+
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
+		const struct dvmq_port *other = dvmq_ports[i];
+
+		if (!clashes(uplink, port, other))
+			continue;
+		if (other->vlan != 0)
+			snprintf(vlan, sizeof(vlan), "in VLAN %u", other->vlan);
+		return dvmq_fail(err, EBUSY,
+				 "port %s has its MAC %s: a rule without VLAN would take that one's frames, too",
+				 other->conf.name, vlan);
+	}
+	return 0;
+}
+
+static int attach(struct dvmq_port *uplink, struct dvmq_port *port, const uint16_t *queues, unsigned n,
+		  struct dvmq_err *err)
+{
+	int ret = check_clash(uplink, port, err);
+
+	return ret == 0 ? uplink->steer->ops->attach(uplink, port, queues, n, err) : ret;
+}
+
 /* Steers the port to n free queues, which nobody polls yet.  How many it got; the binding says why not n. */
 static unsigned get_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
 {
@@ -206,14 +246,14 @@ static unsigned get_queues(struct dvmq_port *uplink, struct dvmq_port *port, uns
 		snprintf(b->reason, sizeof(b->reason), "a worker does not answer");
 		return 0;
 	}
-	if (uplink->steer->ops->attach(uplink, port, b->queues, got, &err) == 0) {
+	if (attach(uplink, port, b->queues, got, &err) == 0) {
 		tell_queues(uplink, port, got, n);
 		return got;
 	}
 	if (got > 1) {
 		DVMQ_LOG(WARNING, "port %s on %s: %u queues: %s; trying one", port->conf.name, uplink->conf.name, got,
 			 err.text);
-		got = uplink->steer->ops->attach(uplink, port, b->queues, 1, &err) == 0;
+		got = attach(uplink, port, b->queues, 1, &err) == 0;
 		snprintf(b->reason, sizeof(b->reason), "one queue only: %.230s", err.text);
 		return got;
 	}
@@ -650,16 +690,20 @@ static void end_clashes(struct dvmq_port *uplink, const struct dvmq_port *port)
 {
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++) {
 		struct dvmq_port *other = dvmq_ports[i];
+		struct dvmq_err err;
 
-		if (other != NULL && other->type != DVMQ_PORT_UPLINK && binding_of(uplink, other)->n > 0 &&
-		    dvmq_flow_clashes(other, port))
-			dvmq_vmq_set(uplink, other, 0);
+		if (other == NULL || other->type == DVMQ_PORT_UPLINK || binding_of(uplink, other)->n == 0 ||
+		    !clashes(uplink, other, port))
+			continue;
+		if (dvmq_vmq_set(uplink, other, 0) == 0 && check_clash(uplink, other, &err) < 0)
+			snprintf(binding_of(uplink, other)->reason, sizeof(binding_of(uplink, other)->reason), "%.250s",
+				 err.text);
 	}
 }
 
 static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port)
 {
-	if (uplink->steer->ops == &dvmq_steer_flow)
+	if (uplink->steer->ops->attach != NULL)
 		end_clashes(uplink, port);
 	*binding_of(uplink, port) = (struct dvmq_binding){0};
 	admit(uplink, port);

@@ -149,30 +149,11 @@ static int probe(struct dvmq_port *uplink, struct dvmq_err *err)
 	return ret;
 }
 
-bool dvmq_flow_clashes(const struct dvmq_port *port, const struct dvmq_port *other)
-{
-	return port->vlan == 0 && other != port && other->type != DVMQ_PORT_UPLINK && other->conf.has_mac &&
-	       rte_is_same_ether_addr(&port->conf.mac, &other->conf.mac);
-}
-
-static const struct dvmq_port *find_clash(const struct dvmq_port *port)
-{
-	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
-		if (dvmq_ports[i] != NULL && dvmq_flow_clashes(port, dvmq_ports[i]))
-			return dvmq_ports[i];
-	return NULL;
-}
-
 static int attach(struct dvmq_port *uplink, struct dvmq_port *port, const uint16_t *queues, unsigned n,
 		  struct dvmq_err *err)
 {
-	const struct dvmq_port *other = find_clash(port);
-	struct rte_flow *rule;
+	struct rte_flow *rule = create(uplink, &port->conf, ABOVE, queues, n, err);
 
-	if (other != NULL)
-		return dvmq_fail(err, EBUSY, "port %s has its MAC in VLAN %u: a rule without VLAN would take that one's "
-				 "frames, too", other->conf.name, other->vlan);
-	rule = create(uplink, &port->conf, ABOVE, queues, n, err);
 	if (rule == NULL)
 		return -errno;
 	uplink->steer->bindings[port->index].rule = (struct dvmq_rule){rule, uplink->steer->next_rule++};
@@ -192,6 +173,7 @@ static int detach(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_
 const struct dvmq_steer_ops dvmq_steer_flow = {
 	.steering = DVMQ_STEER_FLOW,
 	.rx_mode = DVMQ_RX_PLAIN,
+	.tells_vlan = true,
 	.probe = probe,
 	.attach = attach,
 	.detach = detach,

@@ -128,30 +128,14 @@ static int probe(struct dvmq_port *uplink, struct dvmq_err *err)
 	return 0;
 }
 
-/* A MAC is in one pool only: a second port of that MAC, in another VLAN, cannot have one. */
-static const struct dvmq_port *same_mac(const struct dvmq_port *uplink, const struct dvmq_port *port)
-{
-	for (unsigned i = 1; i < uplink->n_queues; i++) {
-		const struct dvmq_port *other = uplink->queues[i]->dst;
-
-		if (other != NULL && other != port && rte_is_same_ether_addr(&other->conf.mac, &port->conf.mac))
-			return other;
-	}
-	return NULL;
-}
-
 static int attach(struct dvmq_port *uplink, struct dvmq_port *port, const uint16_t *queues, unsigned n,
 		  struct dvmq_err *err)
 {
-	const struct dvmq_port *other = same_mac(uplink, port);
 	struct rte_ether_addr mac = port->conf.mac, own;
 	int ret;
 
 	if (n > 1)
 		return dvmq_fail(err, ENOTSUP, "a VMDq pool has one queue");
-	if (other != NULL)
-		return dvmq_fail(err, EBUSY, "its MAC is in the pool of port %s (VLAN %u): a MAC has one pool", other->conf.name,
-				 other->vlan);
 	if (rte_eth_macaddr_get(uplink->eth_id, &own) == 0 && rte_is_same_ether_addr(&own, &mac))
 		return dvmq_fail(err, EADDRINUSE, "its MAC is that of the NIC itself, which stays in the default pool");
 	ret = rte_eth_dev_mac_addr_add(uplink->eth_id, &mac, queues[0]); /* queue i here is pool i there */
