@@ -373,8 +373,8 @@ static void test_software(void)
 	CU_ASSERT_EQUAL(binding_of("web1")->requested, 0);
 	CU_ASSERT_STRING_EQUAL(binding_of("web1")->reason, "served inline: not hot on the default queue");
 	def->load->demand = 0.75;
-	relief_ticks(20, 100, 10);
-	CU_ASSERT_FALSE(is_there("web1/soft0")); /* a core can carry that */
+	relief_ticks(20, 10, 100);
+	CU_ASSERT_FALSE(is_there("web2/soft0")); /* a core can carry that */
 	def->load->demand = 0.9;
 	relief_ticks(3, 100, 10);
 	CU_ASSERT_TRUE_FATAL(is_there("web1/soft0"));
@@ -464,6 +464,14 @@ static void test_software_one_core(void)
 		CU_ASSERT_EQUAL(dvmq_set_core(core, DVMQ_CORE_AUTO, &err), 0);
 	relief_ticks(3, 100, 10);
 	CU_ASSERT_TRUE(is_there("web1/soft0"));
+	for (unsigned core = 2; core <= WORKERS; core++)
+		CU_ASSERT_EQUAL(dvmq_set_core(core, DVMQ_CORE_KEEP_PARKED, &err), 0);
+	relief_ticks(40, 100, 10);
+	CU_ASSERT_TRUE(is_there("web1/soft0")); /* it got it less than a second ago */
+	relief_ticks(12, 100, 10);
+	CU_ASSERT_FALSE(is_there("web1/soft0"));
+	for (unsigned core = 2; core <= WORKERS; core++)
+		CU_ASSERT_EQUAL(dvmq_set_core(core, DVMQ_CORE_AUTO, &err), 0);
 	dvmq_ports_close();
 }
 
