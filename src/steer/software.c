@@ -28,7 +28,7 @@
 #define TRIES       5    /* of dvmq_queue_hand_wait(): where CPUs are overcommitted, a worker may wait for seconds */
 #define LOOK_MS     200  /* between two looks: the effect of the first must be measured before the next */
 
-#define STALE_S     0.2  /* what a port received in a longer time says nothing of now */
+#define STALE_S     1.0  /* what a port received in a longer time says nothing of now */
 
 static struct {
 	uint64_t packets, bytes; /* by default queues, as of the last look */

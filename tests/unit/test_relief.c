@@ -191,8 +191,9 @@ static void test_worth_a_hop(void)
 {
 	begin(PORTS);
 	for (unsigned i = 0; i < PORTS; i++)
-		inline_need[i] = i == 0 ? 0.5 : 0.008;
+		inline_need[i] = i == 0 ? 1.0 : 0.008;
 	run(10000);
+	CU_ASSERT(default_need() > LIMIT); /* but nobody else relieves it */
 	CU_ASSERT_EQUAL(ports[0].holds, 1);
 	CU_ASSERT_EQUAL(held(), 1);
 }

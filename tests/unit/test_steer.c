@@ -390,8 +390,8 @@ static void test_software(void)
 	CU_ASSERT_EQUAL(binding_of("web1")->requested, 0);
 	CU_ASSERT_STRING_EQUAL(binding_of("web1")->reason, "served inline: not hot on the default queue");
 	def->load->demand = 0.75;
-	relief_ticks(20, 100, 10);
-	CU_ASSERT_FALSE(is_there("web1/soft0")); /* a core can carry that */
+	relief_ticks(20, 10, 100);
+	CU_ASSERT_FALSE(is_there("web2/soft0")); /* a core can carry that */
 	def->load->demand = 0.9;
 	relief_ticks(3, 100, 10);
 	CU_ASSERT_TRUE_FATAL(is_there("web1/soft0"));
@@ -431,7 +431,12 @@ static void test_software(void)
 	CU_ASSERT_STRING_EQUAL(binding_of("web1")->reason, "served inline: not hot on the default queue");
 	CU_ASSERT_EQUAL(dvmq_decision_count("demote"), demoted + 2);
 	CU_ASSERT_EQUAL(binding_of("web1")->requested, 0);
-	relief_ticks(2, 100, 10);
+
+	relief_ticks(60, 100, 10);
+	def->load->demand = 0.9;
+	relief_ticks(4, 10, 100); /* who had most while nobody looked does not matter */
+	CU_ASSERT_FALSE(is_there("web1/soft0"));
+	CU_ASSERT_TRUE(is_there("web2/soft0"));
 	check_sum();
 	dvmq_ports_close();
 }
@@ -447,7 +452,7 @@ static void test_software_swap(void)
 	if (!open_ports())
 		return;
 	dvmq_queue_find("up0/rx0")->load->demand = 0.9;
-	relief_ticks(3, 100, 10);
+	relief_ticks(2, 100, 10); /* the first look only begins to count */
 	CU_ASSERT_TRUE(is_there("web1/soft0"));
 	dvmq_queue_find("up0/rx0")->load->demand = 0.7;
 	relief_ticks(40, 10, 100);
@@ -481,6 +486,14 @@ static void test_software_one_core(void)
 		CU_ASSERT_EQUAL(dvmq_set_core(core, DVMQ_CORE_AUTO, &err), 0);
 	relief_ticks(3, 100, 10);
 	CU_ASSERT_TRUE(is_there("web1/soft0"));
+	for (unsigned core = 2; core <= WORKERS; core++)
+		CU_ASSERT_EQUAL(dvmq_set_core(core, DVMQ_CORE_KEEP_PARKED, &err), 0);
+	relief_ticks(40, 100, 10);
+	CU_ASSERT_TRUE(is_there("web1/soft0")); /* it got it less than a second ago */
+	relief_ticks(12, 100, 10);
+	CU_ASSERT_FALSE(is_there("web1/soft0"));
+	for (unsigned core = 2; core <= WORKERS; core++)
+		CU_ASSERT_EQUAL(dvmq_set_core(core, DVMQ_CORE_AUTO, &err), 0);
 	dvmq_ports_close();
 }
 
