@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: BSD-3-Clause
+# timeout: 300
 #
 # A NIC that sorts, and what can go wrong with its rules: refused, with all queues or only some; a table that is full;
 # accepted, but never followed; lost behind the switch's back; gone with a reset that the driver asks for. Each time
@@ -22,6 +23,9 @@ refused() { # refused COMMAND...: and what it says
 }
 repairs() { # repairs PORT N: at least so many
 	has "$1" ".repairs >= $2"
+}
+await_repairs() { # looked for every 5 s, ever more rarely, and needs frames that went astray meanwhile
+	wait_until -t 90 repairs "$@"
 }
 lost() { # as the traffic counts it
 	traffic_final .lost
@@ -82,7 +86,7 @@ say "# A rule is lost behind the switch's back"
 for how in lose forget; do # the second one cannot be removed any more, either
 	before=$(vmq '.[] | select(.port == "vm2").repairs') rules=$(nic_says "^rule $(mac_of 2)")
 	nic $how "$(mac_of 2)"
-	wait_until repairs vm2 $((before + 1))
+	await_repairs vm2 $((before + 1))
 	check "$how: repaired by a new rule" nic_said $((rules + 1)) "^rule $(mac_of 2)"
 	wait_until has vm2 '.effective == 1 and .proven'
 done
@@ -114,7 +118,7 @@ nic deaf
 traffic_start --guests 3 --queues 4 --flows 4 --uplink-queues 1 --rate 100000 --traffic p2v=3,v2p=1
 ctl set port vm1 vmq 1
 check "accepted, not proven" has vm1 '.effective == 1 and .accepted and (.proven | not)'
-wait_until repairs vm1 2
+await_repairs vm1 2
 check "show vmq tells what is wrong" has vm1 '.reason | test("accepts the rule and does not follow it")'
 nic hear
 wait_until has vm1 .proven

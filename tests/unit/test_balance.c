@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <CUnit/Basic.h>
+#include "unit.h"
 
 #define CORES  256
 #define QUEUES 8192
@@ -1534,15 +1534,8 @@ int main(void)
 	    {"all wrong at once", test_all_wrong},
 	    CU_TEST_INFO_NULL,
 	};
-	CU_SuiteInfo suites[] = {{.pName = "balance", .pTests = tests}, CU_SUITE_INFO_NULL};
-	unsigned failures;
+	int ret = unit_run("balance", tests);
 
-	if (CU_initialize_registry() != CUE_SUCCESS || CU_register_suites(suites) != CUE_SUCCESS)
-		return EXIT_FAILURE;
-	CU_basic_set_mode(CU_BRM_VERBOSE);
-	CU_basic_run_tests();
-	failures = CU_get_number_of_failures();
-	CU_cleanup_registry();
 	dvmq_balance_free(balance);
-	return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+	return ret;
 }

@@ -21,7 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <CUnit/Basic.h>
+#include "unit.h"
 
 #define TIMEOUT_MS 10000 /* only a failure takes that long */
 
@@ -1107,9 +1107,8 @@ int main(int argc, char **argv)
 	    {"dvmqctl: no daemon", test_client_without_daemon},
 	    CU_TEST_INFO_NULL,
 	};
-	CU_SuiteInfo suites[] = {{.pName = "commands", .pTests = tests}, CU_SUITE_INFO_NULL};
 	struct dvmq_err err;
-	unsigned failures;
+	int ret;
 
 	if (argc == 3)
 		return be_second(argv[1], argv[2]);
@@ -1126,13 +1125,8 @@ int main(int argc, char **argv)
 		fprintf(stderr, "%s\n", err.text);
 		return EXIT_FAILURE;
 	}
-	if (CU_initialize_registry() != CUE_SUCCESS || CU_register_suites(suites) != CUE_SUCCESS)
-		return EXIT_FAILURE;
-	CU_basic_set_mode(CU_BRM_VERBOSE);
-	CU_basic_run_tests();
-	failures = CU_get_number_of_failures();
-	CU_cleanup_registry();
+	ret = unit_run("commands", tests);
 	dvmq_ctl_close();
 	rmdir(dir);
-	return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+	return ret;
 }

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include <CUnit/Basic.h>
+#include "unit.h"
 
 static char path[64]; /* the file of the running test */
 
@@ -526,8 +526,7 @@ int main(int argc, char **argv)
 	    {"a port by hand", test_port_by_hand},
 	    CU_TEST_INFO_NULL,
 	};
-	CU_SuiteInfo suites[] = {{.pName = "conf", .pTests = tests}, CU_SUITE_INFO_NULL};
-	unsigned failures;
+	int ret;
 	int fd;
 
 	example = argc > 1 ? argv[1] : NULL;
@@ -536,12 +535,7 @@ int main(int argc, char **argv)
 	if (fd < 0)
 		return EXIT_FAILURE;
 	close(fd);
-	if (CU_initialize_registry() != CUE_SUCCESS || CU_register_suites(suites) != CUE_SUCCESS)
-		return EXIT_FAILURE;
-	CU_basic_set_mode(CU_BRM_VERBOSE);
-	CU_basic_run_tests();
-	failures = CU_get_number_of_failures();
-	CU_cleanup_registry();
+	ret = unit_run("conf", tests);
 	unlink(path);
-	return failures ? EXIT_FAILURE : EXIT_SUCCESS;
+	return ret;
 }

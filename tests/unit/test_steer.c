@@ -640,37 +640,68 @@ static void test_by_hand(void)
 	dvmq_ports_close();
 }
 
-/* A producer that looked for soft rings of this port before they came or went, and acts as late as it may. */
+/* ---- waits for workers ---- */
+
+/* What workers could have seen before, and what can be seen whenever they are waited for. */
 static struct {
-	struct dvmq_port *port;
-	struct dvmq_soft *saw;
+	struct dvmq_port *port; /* NULL: nobody looks */
+	unsigned index;
+	struct dvmq_soft *soft;
 	char ring[RTE_RING_NAMESIZE];
-	unsigned late;	/* times that it was waited for, when there was something else to see */
-	bool ring_gone; /* before it was done with it */
-} producer;
+	struct dvmq_flood *flood;
+	unsigned soft_waits, flood_waits, fdb_waits, table_waits, tx_waits; /* and it is another thing by then */
+	bool ring_gone; /* before they were done with it */
+} before;
 
 void __real_rte_rcu_qsbr_synchronize(struct rte_rcu_qsbr *v, unsigned id);
 void __wrap_rte_rcu_qsbr_synchronize(struct rte_rcu_qsbr *v, unsigned id);
 
+static bool is_in_fdb(const struct dvmq_port *port)
+{
+	const struct dvmq_fdb_entry *entry;
+	uint32_t iterator = 0;
+
+	while ((entry = dvmq_fdb_next(&iterator)) != NULL)
+		if (entry->port == port)
+			return true;
+	return false;
+}
+
+static void look_while_they_are_waited_for(void)
+{
+	bool in_table = atomic_load(&dvmq_ports[before.index]) == before.port;
+
+	before.table_waits += !in_table;
+	before.fdb_waits += in_table && !is_in_fdb(before.port);
+	before.flood_waits += is_in_fdb(before.port) && atomic_load(&dvmq_fdb.flood[0]) != before.flood;
+	if (!in_table)
+		return;
+	before.tx_waits += atomic_load(&before.port->tx) == DVMQ_TX_OFF;
+	if (atomic_load(&before.port->soft) != before.soft) {
+		before.soft_waits++;
+		before.ring_gone = before.soft != NULL && rte_ring_lookup(before.ring) == NULL;
+	}
+}
+
 void __wrap_rte_rcu_qsbr_synchronize(struct rte_rcu_qsbr *v, unsigned id)
 {
-	if (producer.port != NULL && atomic_load(&producer.port->soft) != producer.saw) {
-		producer.late++;
-		producer.ring_gone = producer.saw != NULL && rte_ring_lookup(producer.ring) == NULL;
-	}
+	if (before.port != NULL)
+		look_while_they_are_waited_for();
 	__real_rte_rcu_qsbr_synchronize(v, id);
 }
 
-static void producer_looks(struct dvmq_port *port)
+static void workers_see(struct dvmq_port *port)
 {
-	producer.saw = atomic_load(&port->soft);
-	if (producer.saw != NULL)
-		snprintf(producer.ring, sizeof(producer.ring), "%s", producer.saw->rings[0].ring->name);
-	producer.late = 0;
-	producer.port = port;
+	memset(&before, 0, sizeof(before));
+	before.index = port->index;
+	before.flood = atomic_load(&dvmq_fdb.flood[0]);
+	before.soft = atomic_load(&port->soft);
+	if (before.soft != NULL)
+		snprintf(before.ring, sizeof(before.ring), "%s", before.soft->rings[0].ring->name);
+	before.port = port;
 }
 
-/* When rings are there, every producer knows of them; and they are freed when every producer has let go of them. */
+/* When there are soft rings, every producer knows of them; and they are freed when every producer has let go of them. */
 static void test_software_rcu(void)
 {
 	struct dvmq_port *web1;
@@ -680,16 +711,35 @@ static void test_software_rcu(void)
 	if (!open_ports())
 		return;
 	web1 = dvmq_port_find("web1");
-	producer_looks(web1);
+	workers_see(web1);
 	CU_ASSERT_EQUAL(dvmq_soft_open(dvmq_port_find("up0"), web1, 1, &err), 0);
-	CU_ASSERT_EQUAL(producer.late, 1);
-	producer_looks(web1);
-	CU_ASSERT_PTR_NOT_NULL(producer.saw);
+	CU_ASSERT_EQUAL(before.soft_waits, 1);
+	workers_see(web1);
+	CU_ASSERT_PTR_NOT_NULL(before.soft);
 	CU_ASSERT_EQUAL(dvmq_soft_close(web1), 0);
-	CU_ASSERT_EQUAL(producer.late, 1);
-	CU_ASSERT_FALSE(producer.ring_gone);
-	CU_ASSERT_PTR_NULL(rte_ring_lookup(producer.ring));
-	producer.port = NULL;
+	CU_ASSERT_EQUAL(before.soft_waits, 1);
+	CU_ASSERT_FALSE(before.ring_gone);
+	CU_ASSERT_PTR_NULL(rte_ring_lookup(before.ring));
+	before.port = NULL;
+	dvmq_ports_close();
+}
+
+/* Workers are out of a device that is reset; and of a port, by each of the ways that led to it, before it goes. */
+static void test_port_rcu(void)
+{
+	add_uplink(1, DVMQ_STEER_SOFTWARE);
+	add_port("web1", 1);
+	if (!open_ports())
+		return;
+	workers_see(dvmq_port_find("web1"));
+	CU_ASSERT_EQUAL(dvmq_port_reset("web1", &err), 0);
+	CU_ASSERT_EQUAL(before.tx_waits, 1);
+	CU_ASSERT_EQUAL(before.flood_waits + before.fdb_waits + before.table_waits, 0);
+	CU_ASSERT_EQUAL(dvmq_port_del("web1", &err), 0);
+	CU_ASSERT_EQUAL(before.flood_waits, 1);
+	CU_ASSERT_EQUAL(before.fdb_waits, 1);
+	CU_ASSERT_EQUAL(before.table_waits, 1);
+	before.port = NULL;
 	dvmq_ports_close();
 }
 
@@ -1449,7 +1499,8 @@ int main(void)
 	    {"number of soft queues", test_software_number},
 	    {"by hand", test_by_hand},
 	    {"two uplinks", test_two_uplinks},
-	    {"soft rings that go", test_software_rcu},
+	    {"soft rings: waits for workers", test_software_rcu},
+	    {"ports: waits for workers", test_port_rcu},
 	    {"software, a worker does not answer", test_software_late},
 	    {"VMDq: pools and queues", test_vmdq_layout},
 	    {"VMDq", test_vmdq},
