@@ -180,7 +180,7 @@ static unsigned count_overloaded(const struct sim *sim, unsigned *ret_saturated)
 	for (unsigned i = 0; i < sim->n_queues; i++)
 		largest[sim->core[i]] = fmax(largest[sim->core[i]], sim->need[i]);
 	for (unsigned i = 0; i < sim->n_cores; i++)
-		*ret_saturated += largest[i] > 1 && sim->load[i] - largest[i] <= ALONE;
+		*ret_saturated += sim->load[i] > 1 + 1e-9 && sim->load[i] - largest[i] <= ALONE;
 	return n - *ret_saturated;
 }
 

@@ -311,7 +311,8 @@ static void test_fast_from_one_core(void)
 	CU_ASSERT_DOUBLE_EQUAL(max_load(), 1.2, 1e-9);
 }
 
-/* No core is woken that nothing would be given to, and none for the little beside a queue that nearly fills its core. */
+/* No core is woken that nothing would be given to, and none for the little beside a queue that nearly fills its core.
+ */
 static void test_wakes_for_nothing(void)
 {
 	begin(8, 3);
