@@ -126,6 +126,7 @@ struct sim_result {
 	/* over time */
 	double overload;	    /* share of active core time with more demand than a core has */
 	double overload_ms;	    /* the same as core milliseconds per second, whatever the number of cores */
+	double saturated_ms;	    /* as much, not in it, on cores with a single queue that alone needs more */
 	double left;		    /* that part of it which the planner had seen and left */
 	double remote;		    /* share of the demand that is served from another node */
 	double mean_cores;	    /* active */

@@ -100,8 +100,8 @@ static void print_table(const struct sim_job *job, const struct sim_result *resu
 		printf("%-11s %9s %9s %9s %9s %9s %9s %9s %9s %9s\n", "planner", "max/bound", "p99", "p99.9", "worst",
 		       "<=1.02", "<=1.05", "moved", "p99", "us");
 	else
-		printf("%-11s %9s %9s %9s %9s %9s %9s %9s %9s %9s %9s %9s\n", "planner", "overload", "ms/s", "left",
-		       "remote", "cores", "fewest", "ratio", "moves/s", "undone", "max load", "us");
+		printf("%-11s %9s %9s %9s %9s %9s %9s %9s %9s %9s %9s %9s %9s\n", "planner", "overload", "ms/s", "left",
+		       "saturated", "remote", "cores", "fewest", "ratio", "moves/s", "undone", "max load", "us");
 	for (unsigned i = 0; i < job->n_planners; i++) {
 		const struct sim_result *r = &results[i];
 		double us = quantile(r->decision_us, r->n_decisions, 0.5);
@@ -114,10 +114,11 @@ static void print_table(const struct sim_job *job, const struct sim_result *resu
 			       100 * share_up_to(r->ratio, r->n_trials, 1.05), 100 * mean(r->moved, r->n_trials),
 			       100 * quantile(r->moved, r->n_trials, 0.99), us);
 		else
-			printf("%-11s %8.4f%% %9.3f %8.4f%% %8.2f%% %9.2f %9.2f %9.3f %9.1f %8.2f%% %9.2f %9.0f\n",
-			       r->planner->name, 100 * r->overload, r->overload_ms, 100 * r->left, 100 * r->remote,
-			       r->mean_cores, r->fewest_cores, r->mean_cores / r->fewest_cores, r->moves_per_s,
-			       100 * r->undone, r->max_load, us);
+			printf(
+			    "%-11s %8.4f%% %9.3f %8.4f%% %9.3f %8.2f%% %9.2f %9.2f %9.3f %9.1f %8.2f%% %9.2f %9.0f\n",
+			    r->planner->name, 100 * r->overload, r->overload_ms, 100 * r->left, r->saturated_ms,
+			    100 * r->remote, r->mean_cores, r->fewest_cores, r->mean_cores / r->fewest_cores,
+			    r->moves_per_s, 100 * r->undone, r->max_load, us);
 	}
 	for (enum sim_kind kind = SIM_PARKS; kind <= SIM_AWAKE && !once(job); kind++)
 		compare(job, results, kind);
@@ -135,10 +136,11 @@ static json_t *to_json(const struct sim_job *job, const struct sim_result *r)
 		    quantile(r->ratio, r->n_trials, 1), "within_1.02", share_up_to(r->ratio, r->n_trials, 1.02),
 		    "within_1.05", share_up_to(r->ratio, r->n_trials, 1.05), "moved_mean", mean(r->moved, r->n_trials),
 		    "moved_p99", quantile(r->moved, r->n_trials, 0.99), "decision_us", us);
-	return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "planner", r->planner->name,
-			 "overload", r->overload, "overload_ms_per_s", r->overload_ms, "left", r->left, "remote",
-			 r->remote, "mean_cores", r->mean_cores, "fewest_cores", r->fewest_cores, "moves_per_s",
-			 r->moves_per_s, "undone", r->undone, "max_load", r->max_load, "decision_us", us);
+	return json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "planner", r->planner->name,
+			 "overload", r->overload, "overload_ms_per_s", r->overload_ms, "saturated_ms_per_s",
+			 r->saturated_ms, "left", r->left, "remote", r->remote, "mean_cores", r->mean_cores,
+			 "fewest_cores", r->fewest_cores, "moves_per_s", r->moves_per_s, "undone", r->undone,
+			 "max_load", r->max_load, "decision_us", us);
 }
 
 static json_t *all_to_json(const struct sim_job *job, const struct sim_result *results)

@@ -6,6 +6,7 @@
 
 #include "sim.h"
 
+#define ALONE	  0.01 /* of a core: so little beside a queue is no company */
 #define UNDONE_MS 1000 /* a queue that is back on the core it left within this time: the move was for nothing */
 
 /* xorshift64*: the same numbers on every machine. */
@@ -159,29 +160,43 @@ static void run_once(struct sim *sim, const struct sim_planner *planner, void *s
 }
 
 struct sums {
-	double overload, left, remote, demand, cores, fewest, ticks;
+	double overload, saturated, left, remote, demand, cores, fewest, ticks;
 };
 
-static unsigned count_overloaded(const struct sim *sim)
+/*
+ * Cores with more to do than they can; in *ret_saturated those that have one
+ * queue only, which alone needs more than a core: no place would help it.
+ */
+static unsigned count_overloaded(const struct sim *sim, unsigned *ret_saturated)
 {
+	double largest[SIM_CORES_MAX] = {0};
 	unsigned n = 0;
 
+	*ret_saturated = 0;
 	for (unsigned i = 0; i < sim->n_cores; i++)
 		n += sim->load[i] > 1 + 1e-9;
-	return n;
+	if (n == 0)
+		return 0;
+	for (unsigned i = 0; i < sim->n_queues; i++)
+		largest[sim->core[i]] = fmax(largest[sim->core[i]], sim->need[i]);
+	for (unsigned i = 0; i < sim->n_cores; i++)
+		*ret_saturated += sim->load[i] > 1 + 1e-9 && sim->load[i] - largest[i] <= ALONE;
+	return n - *ret_saturated;
 }
 
 /* One millisecond into the sums. */
 static void count_tick(const struct sim *sim, struct sums *sums)
 {
 	double total = 0;
+	unsigned saturated;
 
 	for (unsigned i = 0; i < sim->n_queues; i++) {
 		total += sim->demand[i];
 		sums->remote += sim_remote(sim, i, sim->core[i]) ? sim->demand[i] : 0;
 	}
 	sums->demand += total;
-	sums->overload += count_overloaded(sim);
+	sums->overload += count_overloaded(sim, &saturated);
+	sums->saturated += saturated;
 	sums->cores += sim->n_active;
 	sums->fewest += fmin(sim->n_cores, fmax(1, ceil(total / sim->params.target - 1e-6)));
 	sums->ticks++;
@@ -192,7 +207,7 @@ static void run_time(const struct sim_job *job, struct sim *sim, const struct si
 {
 	double end = job->frames ? job->frames[job->n_frames - 1].snapshot.now_ms : job->scenario->seconds * 1000;
 	double every = fmax(1, ceil(end / SIM_SAMPLES));
-	unsigned frame = 0;
+	unsigned frame = 0, saturated;
 
 	for (sim->now_ms = 0; sim->now_ms <= end; sim->now_ms += 1) {
 		set_demand(job, sim, &frame);
@@ -207,7 +222,7 @@ static void run_time(const struct sim_job *job, struct sim *sim, const struct si
 		}
 		planner->step(sim, state, false);
 		sim_add_up(sim);
-		sums->left += count_overloaded(sim);
+		sums->left += count_overloaded(sim, &saturated);
 	}
 }
 
@@ -247,6 +262,7 @@ static int run_planner(const struct sim_job *job, struct sim *sim, const struct 
 	if (!once) {
 		result->overload = sums.overload / sums.cores;
 		result->overload_ms = 1000 * sums.overload / sums.ticks;
+		result->saturated_ms = 1000 * sums.saturated / sums.ticks;
 		result->remote = sums.demand > 0 ? sums.remote / sums.demand : 0;
 		result->left = sums.left / sums.cores;
 		result->mean_cores = sums.cores / sums.ticks;

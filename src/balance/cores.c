@@ -117,12 +117,13 @@ void dvmq_cores_wishes(struct dvmq_balance *b)
 	ensure_open(b);
 }
 
-/* Overloaded, and moving something else than its one large queue may help. */
+/* Overloaded, and moving something else than its one large queue may help: as far as repair would go. */
 static bool hot(struct work *w, int core)
 {
 	const struct core *c = &w->cores[core];
 
-	return c->active && c->load > w->params->high && c->load - dvmq_work_largest(w, core) > SERVES_MIN;
+	return c->active && c->load > w->params->high &&
+	       c->load > dvmq_repair_level(w, core, w->params->target) + SERVES_MIN;
 }
 
 int dvmq_cores_hottest(struct work *w)

@@ -123,8 +123,9 @@ static bool relieve(struct dvmq_balance *b, int c)
 	bool found;
 	int woken;
 
-	/* A queue alone, or what cannot be moved. */
-	if (n == 0 || w->cores[c].load - dvmq_work_largest(w, c) < SERVES_MIN)
+	/* What cannot be moved; a queue alone, or with so little beside it that it is not worth a wake-up. */
+	if (n == 0 || w->cores[c].load - dvmq_work_largest(w, c) < SERVES_MIN ||
+	    (overloaded && w->cores[c].load <= dvmq_repair_level(w, c, w->params->target)))
 		return false;
 	if (overloaded)
 		found = fit(w, c, w->params->target, true, n, &step) || fit(w, c, w->params->high, true, n, &step) ||
@@ -134,8 +135,7 @@ static bool relieve(struct dvmq_balance *b, int c)
 	if (!found && (woken = dvmq_cores_pick(w, dvmq_cores_node(w, c))) != NONE) {
 		dvmq_work_open(w, woken);
 		found = level_pair(w, c, woken, false, n, &step);
-		w->cores[woken].active = w->cores[woken].open = false;
-		w->n_active--;
+		dvmq_work_close(w, woken);
 		if (found)
 			dvmq_cores_wake(b, woken,
 					overloaded

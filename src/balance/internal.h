@@ -167,6 +167,7 @@ const char *dvmq_cores_shrink(struct dvmq_balance *b, unsigned need, unsigned mo
 void dvmq_work_load(struct work *w);
 void dvmq_work_place(struct work *w, int queue, int core);
 void dvmq_work_open(struct work *w, int core);
+void dvmq_work_close(struct work *w, int core);
 void dvmq_work_save(const struct work *w, int *assignment);
 void dvmq_work_restore(struct work *w, const int *assignment);
 struct origin *dvmq_work_origin(const struct work *w, uint32_t queue);
@@ -185,6 +186,7 @@ unsigned dvmq_bound_cores(const struct work *w, double cap);
 
 /* repair.c */
 void dvmq_repair(struct work *w, double level);
+double dvmq_repair_level(struct work *w, int core, double level);
 double dvmq_repair_excess(struct work *w, double level);
 void dvmq_repair_drain(struct work *w, int core);
 

@@ -344,21 +344,25 @@ static int worst(const struct work *w)
 }
 
 /*
- * A core whose largest queue alone is above the level: that queue stays, and
- * what keeps it company leaves.
+ * Where repair to `level` leaves a core.  One whose largest queue alone is above
+ * the level: that queue stays, and what keeps it company leaves, but for the
+ * little that does not fill the core.
  */
+double dvmq_repair_level(struct work *w, int core, double level)
+{
+	const struct core *c = &w->cores[core];
+	double largest = c->load > level ? dvmq_work_largest(w, core) : 0;
+
+	if (largest > level)
+		level = fmax(largest, fmin(largest * GOAL_TIGHT, 1));
+	return fmax(level, c->pinned);
+}
+
 static void set_levels(struct work *w, double level)
 {
 	for (unsigned i = 0; i < w->n_cores; i++) {
-		struct core *c = &w->cores[i];
-		double largest = c->load > level ? dvmq_work_largest(w, i) : 0;
-
-		c->tried = false;
-		c->level = level;
-		if (largest > level)
-			c->level = largest < 1 ? largest * GOAL_TIGHT : largest;
-		if (c->pinned > c->level)
-			c->level = c->pinned;
+		w->cores[i].tried = false;
+		w->cores[i].level = dvmq_repair_level(w, i, level);
 	}
 }
 

@@ -84,7 +84,7 @@ static bool uneven(struct dvmq_balance *b, unsigned need, double *ret_floor)
 	return max > b->params.high;
 }
 
-/* Wakes what the load needs and repairs until no core is above high, or no core is left to wake. */
+/* Repairs; while that leaves a core above high, with one core more, as long as repair has a use for it. */
 static void end_overload(struct dvmq_balance *b, double floor)
 {
 	struct work *w = &b->work;
@@ -92,12 +92,19 @@ static void end_overload(struct dvmq_balance *b, double floor)
 
 	repair(b, floor);
 	while ((hot_core = dvmq_cores_hottest(w)) != NONE && w->moved < w->limit) {
+		double load = w->cores[hot_core].load;
+
 		core = dvmq_cores_pick(w, dvmq_cores_node(w, hot_core));
 		if (core == NONE)
 			break;
-		dvmq_cores_wake(b, core, "core %u stays at %.2f, above high %.2f", w->cores[hot_core].id,
-				w->cores[hot_core].load, w->params->high);
+		dvmq_work_open(w, core);
 		repair(b, floor);
+		if (w->cores[core].count == 0) {
+			dvmq_work_close(w, core);
+			break;
+		}
+		dvmq_cores_wake(b, core, "core %u stays at %.2f, above high %.2f", w->cores[hot_core].id, load,
+				w->params->high);
 	}
 }
 

@@ -216,6 +216,13 @@ void dvmq_work_open(struct work *w, int core)
 	w->cores[core].active = w->cores[core].open = true;
 }
 
+/* Takes that back, as long as no queue is on it. */
+void dvmq_work_close(struct work *w, int core)
+{
+	w->n_active--;
+	w->cores[core].active = w->cores[core].open = false;
+}
+
 void dvmq_work_save(const struct work *w, int *assignment)
 {
 	for (unsigned i = 0; i < w->n_queues; i++)

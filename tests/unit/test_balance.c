@@ -311,6 +311,40 @@ static void test_fast_from_one_core(void)
 	CU_ASSERT_DOUBLE_EQUAL(max_load(), 1.2, 1e-9);
 }
 
+/* No core is woken that nothing would be given to, and none for the little beside a queue that nearly fills its core.
+ */
+static void test_wakes_for_nothing(void)
+{
+	begin(8, 3);
+	add(0, 0.895);
+	add(0, 0.015);
+	add(1, 0.55);
+	add(1, 0.45);
+	add(2, 0.1);
+	fast();
+	CU_ASSERT_EQUAL(plan.n_moves, 1);
+	CU_ASSERT_EQUAL(plan.n_activate, 0);
+	fast();
+	CU_ASSERT_EQUAL(plan.n_moves + plan.n_activate, 0);
+	slow();
+	CU_ASSERT_EQUAL(plan.n_activate, 0);
+	/* Where little beside it overloads the core, it leaves. */
+	begin(8, 1);
+	add(0, 0.995);
+	add(0, 0.020);
+	fast();
+	CU_ASSERT_EQUAL(plan.n_moves, 1);
+	CU_ASSERT_EQUAL(plan.n_activate, 1);
+	/* What is pinned overloads its core however many are awake. */
+	begin(8, 2);
+	for (unsigned i = 0; i < 10; i++)
+		add(0, 0.1)->pinned = true;
+	add(1, 0.6);
+	add(1, 0.5);
+	fast();
+	CU_ASSERT_EQUAL(plan.n_activate, 1);
+}
+
 /* What was moved just now does not go back, as long as something else ends the overload. */
 static void test_no_way_back(void)
 {
@@ -1495,6 +1529,7 @@ int main(void)
 	    {"fast: best fit", test_fast_best_fit},
 	    {"fast: wakes a core", test_fast_wakes},
 	    {"fast: wide overload", test_fast_from_one_core},
+	    {"no core wakes for nothing", test_wakes_for_nothing},
 	    {"no way back", test_no_way_back},
 	    {"idle queues are spread", test_idle_are_spread},
 	    {"fast: standing backlog", test_fast_backlog},
