@@ -10,7 +10,7 @@
 #include <dvmq/conf.h>
 
 #define DVMQ_BURST          128/* packets of one turn */
-#define DVMQ_BULK           16 /* packets of a turn from which on it costs per packet about what it does when many wait */
+#define DVMQ_BULK           32 /* packets of a turn from which on it costs per packet about what it does when many wait */
 #define DVMQ_QUEUE_NAME_LEN (DVMQ_NAME_LEN + 8)
 #define DVMQ_PAUSE_LOOPS    4  /* pauses of 1, 2, 3 loops, and of more */
 #define DVMQ_PAUSE_TIMES    48 /* pauses by their length: two buckets for each power of two, from 256 TSC cycles on */

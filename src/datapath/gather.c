@@ -20,7 +20,7 @@
 #define AGE_US	 500000 /* without such a turn; shorter than what measure.c remembers */
 #define FIRST_US 5
 #define MAX_US	 250 /* a queue that gets less than DVMQ_BULK in it is a small part of what its worker could do */
-#define AIM	 24  /* packets: somewhat more than DVMQ_BULK */
+#define AIM	 48  /* packets: somewhat more than DVMQ_BULK */
 
 static uint64_t us(const struct dvmq_worker *w, uint64_t n)
 {

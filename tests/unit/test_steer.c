@@ -458,7 +458,7 @@ static void test_software_swap(void)
 	relief_ticks(40, 10, 100);
 	CU_ASSERT_TRUE(is_there("web1/soft0")); /* it got it less than a second ago */
 	CU_ASSERT_FALSE(is_there("web2/soft0"));
-	relief_ticks(60, 10, 100);
+	relief_ticks(120, 10, 100); /* and that second is over, too */
 	CU_ASSERT_FALSE(is_there("web1/soft0"));
 	CU_ASSERT_TRUE(is_there("web2/soft0"));
 	CU_ASSERT_EQUAL(dvmq_decision_count("promote"), promoted + 2);
