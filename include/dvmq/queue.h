@@ -9,8 +9,8 @@
 
 #include <dvmq/conf.h>
 
-#define DVMQ_BURST          128/* packets of one turn */
-#define DVMQ_BULK           32 /* packets of a turn from which on it costs per packet about what it does when many wait */
+#define DVMQ_BURST          128 /* most packets of one turn where the worker is full, */
+#define DVMQ_BULK           32  /* and where it keeps up; each costs as much in turns of that many as in longer ones */
 #define DVMQ_QUEUE_NAME_LEN (DVMQ_NAME_LEN + 8)
 #define DVMQ_PAUSE_LOOPS    4  /* pauses of 1, 2, 3 loops, and of more */
 #define DVMQ_PAUSE_TIMES    48 /* pauses by their length: two buckets for each power of two, from 256 TSC cycles on */
@@ -49,7 +49,7 @@ struct dvmq_queue_counters {
 	_Atomic uint64_t packets, bytes, drops;
 	_Atomic uint64_t cycles;      /* TSC cycles of the turns that found packets */
 	_Atomic uint64_t turns;       /* turns that found packets */
-	_Atomic uint64_t full_turns;  /* of them, those that took DVMQ_BURST packets: more were waiting */
+	_Atomic uint64_t full_turns;  /* of them, those that took as many as they may: more were waiting */
 	_Atomic uint64_t bulk_packets; /* of turns that took DVMQ_BULK packets or more, */
 	_Atomic uint64_t bulk_cycles;  /* and their TSC cycles */
 	_Atomic uint64_t emptied;     /* turns that took all there was, also empty ones */
@@ -79,7 +79,7 @@ typedef uint16_t dvmq_poll_fn(struct dvmq_worker *worker, struct dvmq_queue *que
 
 struct dvmq_queue {
 	/* Constant while a worker may have the queue; written by the controller. */
-	dvmq_poll_fn *poll;          /* one turn: takes and delivers at most DVMQ_BURST packets, returns how many it took */
+	dvmq_poll_fn *poll;          /* one turn: takes and delivers at most worker->burst packets, returns how many it took */
 	void (*drain)(struct dvmq_worker *worker, struct dvmq_queue *queue); /* before it is polled by nobody; or NULL */
 	struct dvmq_port *port;      /* where its packets come from (a vmq or soft queue: the uplink) */
 	struct dvmq_port *dst;       /* vmq, soft: the port that all packets go to; else NULL */

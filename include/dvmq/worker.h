@@ -98,6 +98,7 @@ struct dvmq_worker {
 	uint64_t window_end;
 	uint64_t window_busy;      /* busy_cycles, packets and bulk_packets at its begin */
 	uint64_t window_packets, window_bulk;
+	unsigned burst;            /* most packets of a turn: DVMQ_BULK, or DVMQ_BURST while it is full */
 	unsigned next_gather;      /* whose turn it is in gather.c */
 	uint64_t full_at;          /* TSC at the end of the last window that was full */
 	unsigned full_windows;     /* in a row, up to now */

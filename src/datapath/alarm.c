@@ -11,6 +11,10 @@
  * and overload that is heavier than a standing one has no other sign.  After that
  * there is none until no window has been full for a while.
  *
+ * While a worker is full it takes more packets in each turn, which saves it one part
+ * in fifty.  One that keeps up does not: after a pause, its own or a guest's, long turns
+ * would keep those waiting who are behind them.
+ *
  * A full window that is too long does not count: something else had the CPU of the
  * worker, which looks like work for as long as a turn takes.
  *
@@ -102,6 +106,7 @@ void dvmq_alarm_look(struct dvmq_worker *w)
 	w->window_end = w->now + window;
 	if (!is_full) {
 		w->full_windows = 0;
+		w->burst = DVMQ_BULK;
 		if (is_busy)
 			dvmq_gather_next(w);
 		return;
@@ -110,6 +115,8 @@ void dvmq_alarm_look(struct dvmq_worker *w)
 		return;
 	w->full_at = w->now;
 	w->full_windows++;
+	if (w->full_windows >= WINDOWS)
+		w->burst = DVMQ_BURST;
 	if (w->full_windows == w->alarm_after) {
 		w->alarm_after = w->alarm_after == WINDOWS ? WINDOWS_MORE : UINT_MAX;
 		dvmq_alarm_raise(DVMQ_ALARM_FULL);

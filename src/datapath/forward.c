@@ -441,7 +441,7 @@ static void sample_backlog(struct dvmq_worker *w, struct dvmq_queue *queue, unsi
 	_Atomic uint32_t *backlog = &queue->counters.backlog;
 	int waiting = 0;
 
-	if (took < DVMQ_BURST) {
+	if (took < w->burst) {
 		if (atomic_load_explicit(backlog, memory_order_relaxed) != 0)
 			atomic_store_explicit(backlog, 0, memory_order_relaxed);
 		return;
@@ -462,14 +462,14 @@ static void sample_backlog(struct dvmq_worker *w, struct dvmq_queue *queue, unsi
 }
 
 /* Many drivers hand out no more than 32 in one call. */
-static inline unsigned receive(const struct dvmq_queue *queue, struct rte_mbuf **packets)
+static inline unsigned receive(const struct dvmq_worker *w, const struct dvmq_queue *queue, struct rte_mbuf **packets)
 {
 	unsigned n = 0, took;
 
 	do {
-		took = rte_eth_rx_burst(queue->eth_id, queue->eth_queue, packets + n, DVMQ_BURST - n);
+		took = rte_eth_rx_burst(queue->eth_id, queue->eth_queue, packets + n, w->burst - n);
 		n += took;
-	} while (took >= DRIVER_BURST && n < DVMQ_BURST);
+	} while (took >= DRIVER_BURST && n < w->burst);
 	return n;
 }
 
@@ -546,7 +546,7 @@ uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	struct rte_mbuf *packets[ROOM];
 	const uint16_t vlan = queue->dst->vlan;
-	unsigned n = receive(queue, packets);
+	unsigned n = receive(w, queue, packets);
 	unsigned kept = n;
 	struct glance g;
 
@@ -571,7 +571,7 @@ uint16_t dvmq_poll_vmq(struct dvmq_worker *w, struct dvmq_queue *queue)
 static inline uint16_t poll_default(struct dvmq_worker *w, struct dvmq_queue *queue, bool replicas)
 {
 	struct rte_mbuf *packets[ROOM];
-	unsigned n = receive(queue, packets);
+	unsigned n = receive(w, queue, packets);
 	struct glance g;
 	unsigned kept;
 
@@ -627,7 +627,7 @@ static inline void from_access_port(struct dvmq_worker *w, struct dvmq_queue *qu
 uint16_t dvmq_poll_access(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	struct rte_mbuf *packets[ROOM];
-	unsigned n = receive(queue, packets);
+	unsigned n = receive(w, queue, packets);
 
 	if (n > 0)
 		from_access_port(w, queue, packets, n, true);
@@ -645,7 +645,7 @@ uint16_t dvmq_poll_guest(struct dvmq_worker *w, struct dvmq_queue *queue)
 	do {
 		took = rte_vhost_dequeue_burst(vid, queue->virtqueue, queue->pool, packets + n, VHOST_BURST);
 		n += took;
-	} while (took == VHOST_BURST && n < DVMQ_BURST);
+	} while (took == VHOST_BURST && n < w->burst);
 	if (n > 0)
 		from_access_port(w, queue, packets, n, false); /* vhost has just copied them */
 	return n;
@@ -673,7 +673,7 @@ static uint64_t count_from_ring(struct dvmq_worker *w, struct dvmq_queue *queue,
 uint16_t dvmq_poll_soft(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	struct rte_mbuf *packets[ROOM];
-	unsigned n = rte_ring_sc_dequeue_burst(queue->soft->ring, (void **)packets, DVMQ_BURST, NULL);
+	unsigned n = rte_ring_sc_dequeue_burst(queue->soft->ring, (void **)packets, w->burst, NULL);
 	uint64_t bytes;
 
 	if (n == 0)
@@ -693,7 +693,7 @@ uint16_t dvmq_poll_soft(struct dvmq_worker *w, struct dvmq_queue *queue)
 void dvmq_soft_drain(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	struct dvmq_soft_ring *soft = queue->soft;
-	unsigned rounds = 2 * rte_ring_get_size(soft->ring) / DVMQ_BURST; /* a busy producer must not keep us here */
+	unsigned rounds = 2 * rte_ring_get_size(soft->ring) / w->burst; /* a busy producer must not keep us here */
 
 	while (rounds-- > 0 && rte_ring_count(soft->ring) > SOFT_LAST_BURST)
 		dvmq_poll_soft(w, queue);

@@ -20,7 +20,7 @@
 #define AGE_US	 500000 /* without such a turn; shorter than what measure.c remembers */
 #define FIRST_US 5
 #define MAX_US	 250 /* a queue that gets less than DVMQ_BULK in it is a small part of what its worker could do */
-#define AIM	 48  /* packets: somewhat more than DVMQ_BULK */
+#define AIM	 40  /* packets: somewhat more than DVMQ_BULK */
 
 static uint64_t us(const struct dvmq_worker *w, uint64_t n)
 {
@@ -65,8 +65,12 @@ bool dvmq_gathers(struct dvmq_worker *w, struct dvmq_queue *queue)
 void dvmq_gathered(struct dvmq_worker *w, struct dvmq_queue *queue, unsigned took)
 {
 	struct dvmq_gather *g = &queue->gather;
-	uint64_t length = took > 0 ? g->length * AIM / took : 2 * g->length;
+	uint64_t length;
 
+	if (took >= DVMQ_BULK) /* it may have been many more, which this turn did not take */
+		length = g->length - g->length / 8;
+	else
+		length = took > 0 ? g->length * AIM / took : 2 * g->length;
 	g->until = 0;
 	if (took < DVMQ_BULK && g->length < us(w, MAX_US))
 		g->due = w->now; /* once more, and longer */

@@ -119,7 +119,7 @@ static void count_bulk(struct dvmq_worker *w, struct dvmq_queue_counters *c, uns
 	w->bulk_packets += took;
 	dvmq_count(&c->bulk_packets, took);
 	dvmq_count(&c->bulk_cycles, spent);
-	if (took >= DVMQ_BURST)
+	if (took >= w->burst)
 		dvmq_count(&c->full_turns, 1);
 }
 
@@ -133,7 +133,7 @@ static unsigned turn(struct dvmq_worker *w, struct dvmq_queue *queue)
 
 	w->now = now;
 	queue->last_turn = now;
-	if (took < DVMQ_BURST)
+	if (took < w->burst)
 		dvmq_count(&c->emptied, 1);
 	if (took == 0) {
 		if (queue->empty_run < RARE_AFTER)

@@ -64,6 +64,7 @@ struct dvmq_worker *dvmq_worker_new(unsigned core, unsigned index, unsigned max_
 	w->cpu = cpu_of(core);
 	w->wake_fd = w->epoll_fd = -1;
 	w->cycles_per_us = rte_get_tsc_hz() / 1000000;
+	w->burst = DVMQ_BULK;
 	w->stolen_cycles = w->cycles_per_us * STOLEN_US;
 	w->look_max = w->cycles_per_us * LOOK_US;
 	w->queues = calloc(max_queues, sizeof(*w->queues));

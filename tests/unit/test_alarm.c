@@ -135,6 +135,27 @@ static void test_few(void)
 	CU_ASSERT_EQUAL(gathers, 0);
 }
 
+/* Longer turns while it is full, and no longer. */
+static void test_burst(void)
+{
+	begin(0.9);
+	w.burst = DVMQ_BULK;
+	work(10, 80);
+	CU_ASSERT_EQUAL(w.burst, DVMQ_BULK);
+	work(1, 100);
+	CU_ASSERT_EQUAL(w.burst, DVMQ_BURST);
+	work(100, 100);
+	CU_ASSERT_EQUAL(w.burst, DVMQ_BURST);
+	work(1, 80);
+	CU_ASSERT_EQUAL(w.burst, DVMQ_BULK);
+	for (unsigned i = 0; i < 100; i++) { /* a backlog now and then */
+		for (unsigned k = 0; k < 13; k++)
+			turn(&w, TURN, 0);
+		CU_ASSERT_EQUAL(w.burst, DVMQ_BULK);
+		work(1, 50);
+	}
+}
+
 /* Half of the time full and half of it empty: one alarm at most for all of the bursts, and one when they do not end. */
 static void test_bursts(void)
 {
@@ -254,6 +275,7 @@ int main(void)
 	    {"a worker becomes full", test_edge},
 	    {"how full is full", test_threshold},
 	    {"few packets in each turn", test_few},
+	    {"longer turns", test_burst},
 	    {"bursts", test_bursts},
 	    {"theft and sleep", test_no_window},
 	    {"one system call", test_one_call},

@@ -86,6 +86,8 @@ static int open_world(struct dvmq_err *err)
 
 	pool = rte_pktmbuf_pool_create("test", POOL_SIZE, 0, 0, RTE_MBUF_DEFAULT_BUF_SIZE, SOCKET_ID_ANY);
 	worker = dvmq_worker_new(rte_lcore_id(), 0, PORTS, err);
+	if (worker != NULL)
+		worker->burst = DVMQ_BURST;
 	if (pool == NULL || worker == NULL)
 		return -ENOMEM;
 	rte_rcu_qsbr_thread_register(dvmq_rcu, 0); /* offline: the controller, on this thread, waits for nobody */

@@ -49,6 +49,7 @@ static unsigned window(unsigned per_ms)
 		CU_ASSERT_EQUAL(g->until, w.now + g->length);
 		CU_ASSERT(g->length <= 250 * US);
 		took = g->length * per_ms / MS;
+		took = took > DVMQ_BULK ? DVMQ_BULK : took;
 		if (took >= DVMQ_BULK)
 			dvmq_count(&queues[i].counters.bulk_packets, took);
 		dvmq_gathered(&w, &queues[i], took);
@@ -67,7 +68,7 @@ static unsigned windows(unsigned ms, unsigned per_ms)
 	return times;
 }
 
-/* It takes some tries to find out how long it takes; then it is twice a second for each. */
+/* It takes some tries to find out how long it takes; then it is twice a second for each, and one in vain now and then. */
 static void test_rate(void)
 {
 	begin();
@@ -76,10 +77,10 @@ static void test_rate(void)
 		CU_ASSERT(queues[i].counters.bulk_packets > 0);
 		CU_ASSERT(queues[i].gather.length >= DVMQ_BULK * US && queues[i].gather.length < 64 * US);
 	}
-	CU_ASSERT(windows(10000, 1000) <= 20 * QUEUES);
+	CU_ASSERT(windows(10000, 1000) <= 30 * QUEUES);
 	for (unsigned i = 0; i < QUEUES; i++)
 		CU_ASSERT(queues[i].counters.bulk_packets > 15 * DVMQ_BULK);
-	CU_ASSERT(windows(10000, 200) <= 22 * QUEUES); /* five times as slow */
+	CU_ASSERT(windows(10000, 200) <= 32 * QUEUES); /* five times as slow */
 	for (unsigned i = 0; i < QUEUES; i++)
 		CU_ASSERT(queues[i].counters.bulk_packets > 30 * DVMQ_BULK);
 }

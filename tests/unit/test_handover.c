@@ -108,6 +108,7 @@ static struct dvmq_worker *worker_new(unsigned index, unsigned max_queues)
 	CU_ASSERT_PTR_NOT_NULL_FATAL(w);
 	memset(w, 0, sizeof(*w));
 	w->index = index;
+	w->burst = DVMQ_BURST;
 	w->queues = calloc(max_queues, sizeof(*w->queues));
 	w->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
