@@ -12,6 +12,7 @@
 #include <rte_ring_elem.h>
 
 #include <dvmq/control.h>
+#include <dvmq/alarm.h>
 #include <dvmq/fdb.h>
 #include <dvmq/port.h>
 #include <dvmq/worker.h>
@@ -620,6 +621,23 @@ static void test_vmq_learns_all(void)
 	end();
 }
 
+/* The controller is told of a new source at once, and need not be of one that is known. */
+static void test_reports_are_told(void)
+{
+	uint32_t before = dvmq_alarm_count(DVMQ_ALARM_SOURCE);
+
+	begin();
+	inject(PLAIN1, mac_b, mac_a);
+	CU_ASSERT_EQUAL(dvmq_alarm_count(DVMQ_ALARM_SOURCE), before + 1);
+	CU_ASSERT_EQUAL(controller_learns(1000), 1);
+	pass_us(60 * 1000 * 1000); /* it is reported again, so that it does not age */
+	inject(PLAIN1, mac_b, mac_a);
+	CU_ASSERT_EQUAL(controller_learns(2000), 1);
+	CU_ASSERT_EQUAL(dvmq_alarm_count(DVMQ_ALARM_SOURCE), before + 1);
+	delivered();
+	end();
+}
+
 static void test_reports_are_limited(void)
 {
 	uint8_t src[6] = {0x02};
@@ -968,6 +986,7 @@ int main(void)
 	    {"sources are learned", test_learns_sources},
 	    {"new sources come first", test_new_sources_first},
 	    {"a vmq queue learns all of its sources", test_vmq_learns_all},
+	    {"reports are told", test_reports_are_told},
 	    {"reports are limited", test_reports_are_limited},
 	    {"caches follow the table", test_caches_follow},
 	    {"a header of zeros", test_zero_header},
