@@ -24,7 +24,7 @@ static inline void dvmq_unlock(rte_spinlock_t *lock)
 	__atomic_store_n(&lock->locked, 0, __ATOMIC_RELEASE);
 }
 
-/* A destination ring.  The lock is the datapath's only one and held for one burst. */
+/* A destination ring.  The lock is the datapath's only one and held for one burst; not where a worker is alone. */
 struct dvmq_txq {
 	rte_spinlock_t lock;
 } __attribute__((aligned(64)));

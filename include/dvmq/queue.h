@@ -30,6 +30,7 @@ enum dvmq_queue_kind { DVMQ_QUEUE_VMQ, DVMQ_QUEUE_DEFAULT, DVMQ_QUEUE_SOFT, DVMQ
 enum dvmq_msg_type {
 	DVMQ_MSG_TAKE, /* poll this queue from now on */
 	DVMQ_MSG_GIVE, /* pass it on to msg.target; target NULL: to nobody */
+	DVMQ_MSG_PASS, /* as GIVE, to a worker that never had it: it is alone no longer, see dvmq_alone */
 	DVMQ_MSG_DRAIN, /* deliver what waits in it now */
 };
 

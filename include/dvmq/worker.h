@@ -166,6 +166,27 @@ void dvmq_queue_kicked(struct dvmq_worker *worker, struct dvmq_queue *queue);
 bool dvmq_queue_hand(struct dvmq_queue *queue, struct dvmq_worker *to);
 
 /*
+ * The worker that has all queues, so that nobody else sends: it takes no locks of destination rings.  An instruction
+ * with a lock waits until every store before it has reached memory, and some of these are to cache lines that a guest
+ * has just looked at.  NULL: several may have queues.
+ *
+ * Written by the controller, while no queue is on its way, and set to NULL by that worker itself between two turns,
+ * before anybody else hears of a queue: every message that gives one to another worker goes through it.  So whoever reads
+ * anything but itself has to lock, and what is out of date is that.  Acquire pairs with the controller's release: what
+ * others sent before came before.
+ */
+extern _Atomic(struct dvmq_worker *) dvmq_alone;
+
+/* The worker itself, anywhere in a turn. */
+static inline bool dvmq_is_alone(const struct dvmq_worker *worker)
+{
+	return atomic_load_explicit(&dvmq_alone, memory_order_acquire) == worker;
+}
+
+/* Controller: looks whether there is such a worker among the owners of these queues. */
+void dvmq_look_for_alone(struct dvmq_queue *const *queues, unsigned n);
+
+/*
  * Controller: asks the owner to take at once what waits in the queue: until a turn finds nothing, or as much
  * as its ring holds was taken.  in_transit until that is done; refused like a hand-over.
  */

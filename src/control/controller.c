@@ -170,6 +170,7 @@ static void tick(uint64_t now_ms)
 
 	alarms_seen[DVMQ_ALARM_SOURCE] = dvmq_alarm_count(DVMQ_ALARM_SOURCE);
 	dvmq_measure(rte_rdtsc());
+	dvmq_look_for_alone(dvmq_queues, dvmq_n_queues);
 	for (unsigned i = 0; i < dvmq_n_workers; i++)
 		learned |= learn_from(dvmq_workers[i], now_ms);
 	dvmq_devices_tick(now_ms);

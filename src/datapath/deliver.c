@@ -55,18 +55,34 @@ static void drop(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_po
 	dvmq_free_burst(packets, n);
 }
 
+/* Other workers may send there at the same time, unless this one is alone.  Whether unlock_ring() has something to do. */
+static inline bool lock_ring(const struct dvmq_worker *w, struct dvmq_txq *txq)
+{
+	if (dvmq_is_alone(w))
+		return false;
+	rte_spinlock_lock(&txq->lock);
+	return true;
+}
+
+static inline void unlock_ring(struct dvmq_txq *txq, bool locked)
+{
+	if (locked)
+		dvmq_unlock(&txq->lock);
+}
+
 static void to_virtqueue(struct dvmq_worker *w, struct dvmq_queue *queue, struct dvmq_port *dst, unsigned pair,
 			 struct rte_mbuf **packets, unsigned n, uint64_t bytes)
 {
 	int vid = atomic_load_explicit(&dst->vid, memory_order_acquire); /* pairs with new_device and destroy_device */
 	struct dvmq_txq *txq = &dst->txq[pair];
 	unsigned sent = 0;
+	bool locked;
 
 	if (unlikely(vid < 0)) {
 		drop(w, queue, dst, DVMQ_DROP_PORT_DOWN, packets, n);
 		return;
 	}
-	rte_spinlock_lock(&txq->lock);
+	locked = lock_ring(w, txq);
 	while (sent < n) {
 		unsigned want = RTE_MIN(n - sent, (unsigned)VHOST_BURST);
 		unsigned took = rte_vhost_enqueue_burst(vid, 2 * pair, packets + sent, want);
@@ -75,7 +91,7 @@ static void to_virtqueue(struct dvmq_worker *w, struct dvmq_queue *queue, struct
 		if (took < want)
 			break;
 	}
-	dvmq_unlock(&txq->lock);
+	unlock_ring(txq, locked);
 
 	/* vhost copies: what it took is ours to free, too. */
 	if (unlikely(sent < n)) {
@@ -168,6 +184,7 @@ static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dv
 	uint8_t tx = atomic_load_explicit(&dst->tx, memory_order_acquire);
 	unsigned odd = 0, index, sent;
 	struct dvmq_txq *txq;
+	bool locked;
 
 	if (unlikely(tx == DVMQ_TX_OFF)) { /* before anything of the device is looked at */
 		drop(w, queue, dst, DVMQ_DROP_PORT_DOWN, packets, n);
@@ -183,9 +200,9 @@ static void to_ethdev(struct dvmq_worker *w, struct dvmq_queue *queue, struct dv
 	}
 	index = queue->tx_index % dst->n_txq;
 	txq = &dst->txq[index];
-	rte_spinlock_lock(&txq->lock);
+	locked = lock_ring(w, txq);
 	sent = rte_eth_tx_burst(dst->eth_id, index, packets, n);
-	dvmq_unlock(&txq->lock);
+	unlock_ring(txq, locked);
 	if (unlikely(sent < n)) {
 		bytes -= dvmq_bytes_of(packets + sent, n - sent);
 		drop(w, queue, dst, tx == DVMQ_TX_ON ? DVMQ_DROP_RING_FULL : DVMQ_DROP_PORT_DOWN, packets + sent,

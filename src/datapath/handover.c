@@ -14,6 +14,10 @@
  * is the first that B takes.  Exclusive ownership follows from the message: it
  * is part of the queue, only its holder may poll, and posting passes it on
  * (release) to exactly one worker (acquire).
+ *
+ * A queue that nobody polls goes to its worker directly, unless another one is
+ * alone: that has to know before somebody else sends, so it gets PASS instead of
+ * GIVE.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -36,6 +40,8 @@
 
 /* Between noting when a queue leaves and posting it are some ten instructions, and two cache lines that come. */
 #define POST_US 2
+
+_Alignas(64) _Atomic(struct dvmq_worker *) dvmq_alone;
 
 void dvmq_worker_wake(struct dvmq_worker *worker)
 {
@@ -281,6 +287,19 @@ static void take(struct dvmq_worker *w, struct dvmq_queue *queue)
 	arrived(w, queue);
 }
 
+/* From the next turn on this worker takes locks; then the other one may have the queue. */
+static void pass_on(struct dvmq_worker *w, struct dvmq_queue *queue)
+{
+	struct dvmq_worker *target = queue->msg.target;
+
+	if (dvmq_is_alone(w))
+		atomic_store_explicit(&dvmq_alone, NULL, memory_order_relaxed);
+	queue->msg.type = DVMQ_MSG_TAKE;
+	queue->left_at = rte_rdtsc();
+	queue->left_loops = atomic_load_explicit(&target->busy_loops, memory_order_relaxed);
+	dvmq_inbox_post(target, &queue->msg);
+}
+
 static void give(struct dvmq_worker *w, struct dvmq_queue *queue)
 {
 	struct dvmq_worker *target = queue->msg.target;
@@ -305,10 +324,7 @@ static void give(struct dvmq_worker *w, struct dvmq_queue *queue)
 		return;
 	}
 	dvmq_count(&queue->moves, 1);
-	queue->msg.type = DVMQ_MSG_TAKE;
-	queue->left_at = rte_rdtsc();
-	queue->left_loops = atomic_load_explicit(&target->busy_loops, memory_order_relaxed);
-	dvmq_inbox_post(target, &queue->msg);
+	pass_on(w, queue);
 	dvmq_fd_forget(w, fd); /* two system calls that the queue need not wait for */
 }
 
@@ -338,6 +354,8 @@ void dvmq_inbox_serve(struct dvmq_worker *w)
 			take(w, msg->queue);
 		else if (msg->type == DVMQ_MSG_GIVE)
 			give(w, msg->queue);
+		else if (msg->type == DVMQ_MSG_PASS)
+			pass_on(w, msg->queue);
 		else
 			drain(w, msg->queue);
 		msg = next;
@@ -346,7 +364,7 @@ void dvmq_inbox_serve(struct dvmq_worker *w)
 
 bool dvmq_queue_hand(struct dvmq_queue *queue, struct dvmq_worker *to)
 {
-	struct dvmq_worker *from;
+	struct dvmq_worker *alone = atomic_load_explicit(&dvmq_alone, memory_order_relaxed), *from;
 
 	if (atomic_load_explicit(&queue->in_transit, memory_order_acquire))
 		return false;
@@ -357,8 +375,31 @@ bool dvmq_queue_hand(struct dvmq_queue *queue, struct dvmq_worker *to)
 	queue->msg.queue = queue;
 	queue->msg.target = to;
 	queue->msg.type = from != NULL ? DVMQ_MSG_GIVE : DVMQ_MSG_TAKE;
+	if (from == NULL && alone != NULL && alone != to) {
+		queue->msg.type = DVMQ_MSG_PASS;
+		from = alone;
+	}
 	dvmq_inbox_post(from != NULL ? from : to, &queue->msg);
 	return true;
+}
+
+void dvmq_look_for_alone(struct dvmq_queue *const *queues, unsigned n)
+{
+	struct dvmq_worker *only = NULL;
+
+	for (unsigned i = 0; i < n; i++) {
+		struct dvmq_worker *owner;
+
+		if (atomic_load_explicit(&queues[i]->in_transit, memory_order_acquire))
+			return;
+		owner = atomic_load_explicit(&queues[i]->owner, memory_order_acquire);
+		if (owner != NULL && only != NULL && owner != only)
+			return; /* and then it is NULL already */
+		if (owner != NULL)
+			only = owner;
+	}
+	if (only != atomic_load_explicit(&dvmq_alone, memory_order_relaxed))
+		atomic_store_explicit(&dvmq_alone, only, memory_order_release); /* pairs with dvmq_is_alone() */
 }
 
 bool dvmq_queue_drain(struct dvmq_queue *queue)

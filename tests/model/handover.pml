@@ -27,6 +27,9 @@
 #endif
 #define QUEUES 2
 #define NONE   7 /* no worker, no queue */
+#ifndef OWNER_1
+#define OWNER_1 1 /* who has queue 1 at first: 0, 1 or NONE; worker 0 has queue 0 */
+#endif
 
 #ifdef DEAF
 #define NOTIFIES(q) ((q) == 0) /* queue 1 is as a NIC queue without interrupts */
@@ -36,12 +39,14 @@
 
 #define DRAINS(q) ((q) == 1) /* queue 1 is as a soft ring: shut when it goes to nobody, then delivered inline */
 
-mtype = { GIVE, TAKE };
+mtype = { GIVE, TAKE, PASS };
 
 /* struct dvmq_worker */
 byte inbox[WORKERS] = NONE; /* a queue is its message */
 bool asleep[WORKERS];
 bool event[WORKERS];        /* its own descriptor has an edge, not reported yet; nobody reads the descriptors */
+
+byte alone = NONE; /* dvmq_alone */
 
 /* struct dvmq_queue */
 byte next[QUEUES] = NONE;
@@ -57,6 +62,9 @@ bool kicked[QUEUES];            /* and has an edge, not reported yet */
 byte filled[QUEUES], taken[QUEUES];
 byte avail_event[QUEUES]; /* event index: the guest kicks for the packet with this number, until told another */
 bool open[QUEUES] = true;
+
+/* The one destination ring: struct dvmq_txq, and that somebody sends there without its lock */
+bool ring_locked, ring_bare;
 
 /* What the checker looks at, and no thread */
 bool freed[QUEUES];
@@ -95,7 +103,8 @@ inline post(to, q)
 
 /*
  * turn() with a burst of one: what else waits is left to the next turn, or to the next worker.
- * What it took it has in its hands for a step; the packet delivered, the queue is disarmed.
+ * What it took it has in its hands for two steps: lock_ring() and the sending.  The packet delivered, the queue is
+ * disarmed.
  */
 inline turn(q)
 {
@@ -106,7 +115,17 @@ inline turn(q)
 	}
 	if
 	:: polled[q] ->
+		bare = alone == me;
+		if
+		:: d_step { bare -> assert(!ring_bare && !ring_locked); ring_bare = true }
+		:: d_step { !bare && !ring_locked -> assert(!ring_bare); ring_locked = true }
+		fi;
 		d_step {
+			if
+			:: bare -> ring_bare = false
+			:: else -> ring_locked = false
+			fi;
+			bare = false;
 			assert(delivered[q] == packet); /* none lost, none twice, none before another */
 			packet++;
 			delivered[q] = packet;
@@ -249,6 +268,19 @@ inline drain(q)
 	}
 }
 
+/* Of two workers, one sends only after the other one knows that it has to lock. */
+inline pass_on(q)
+{
+#ifndef MUTANT_STILL_ALONE
+	if
+	:: alone == me -> alone = NONE
+	:: else
+	fi;
+#endif
+	type[q] = TAKE;
+	post(to, q)
+}
+
 inline give(q)
 {
 	d_step {
@@ -278,8 +310,7 @@ inline give(q)
 #ifdef MUTANT_ANSWER_EARLY
 		arrived(to, q);
 #endif
-		type[q] = TAKE;
-		post(to, q);
+		pass_on(q);
 #ifdef MUTANT_POLL_AFTER_GIVE
 		turn(q)
 #endif
@@ -297,6 +328,10 @@ inline serve()
 #endif
 		if
 		:: type[msg] == TAKE -> take(msg)
+		:: type[msg] == PASS ->
+			d_step { to = target[msg]; target[msg] = NONE }
+			pass_on(msg);
+			to = 0
 		:: else -> give(msg)
 		fi;
 #ifdef MUTANT_NEXT_LATE
@@ -311,12 +346,13 @@ inline serve()
 /* dvmq_worker_main() */
 proctype worker(byte me)
 {
-	bool mine[QUEUES]; /* its list: at first each of workers 0 and 1 has a queue */
+	bool mine[QUEUES]; /* its list */
 	byte following, to, packet;
 	byte msg = NONE;
-	bool took, seen, nap;
+	bool took, seen, nap, bare;
 
-	mine[me % QUEUES] = me < QUEUES;
+	mine[0] = me == 0;
+	mine[1] = me == OWNER_1;
 	do
 	:: loop();
 		if
@@ -341,6 +377,7 @@ inline hand(q, to)
 #ifndef MUTANT_NO_IN_TRANSIT
 	!in_transit[q];
 #endif
+	only = alone;
 	from = owner[q];
 	if
 	:: from == NONE && to != NONE -> /* it may have been freed, and made again for another port */
@@ -357,21 +394,34 @@ inline hand(q, to)
 	:: from != to ->
 		in_transit[q] = true;
 		d_step {
-			target[q] = (from != NONE -> to : NONE);
+			type[q] = (from != NONE -> GIVE : (only != NONE && only != to -> PASS : TAKE));
+#ifdef MUTANT_NO_PASS
 			type[q] = (from != NONE -> GIVE : TAKE);
-			from = (from != NONE -> from : to)
+#endif
+			target[q] = (type[q] == TAKE -> NONE : to);
+			from = (type[q] == TAKE -> to : (type[q] == PASS -> only : from))
 		}
 		post(from, q)
 	fi;
-	from = 0
+	d_step { from = 0; only = 0 }
 }
+
+/* dvmq_look_for_alone().  While no queue is on its way nothing changes but by the controller: one step. */
+#ifdef MUTANT_LOOK_TOO_EARLY
+#define at_rest true
+#else
+#define at_rest (!in_transit[0] && !in_transit[1])
+#endif
+#define only_one (owner[0] == NONE || owner[1] == NONE || owner[0] == owner[1])
+#define the_one (owner[0] != NONE -> owner[0] : owner[1])
 
 proctype controller()
 {
-	byte hands, q, to, from;
+	byte hands, q, to, from, only;
 	bool seen;
 
 	do
+	:: d_step { at_rest && only_one && alone != the_one -> alone = the_one }
 	:: hands < HANDS ->
 		if
 		:: q = 0
@@ -387,7 +437,7 @@ proctype controller()
 		fi;
 		hand(q, to);
 		d_step { hands++; q = 0; to = 0 }
-	:: else -> break
+	:: hands == HANDS -> break
 	od;
 	q = 0;
 	do
@@ -447,8 +497,8 @@ init {
 	atomic {
 		owner[0] = 0;
 		listed_by[0] = 0;
-		owner[1] = 1;
-		listed_by[1] = 1;
+		owner[1] = OWNER_1;
+		listed_by[1] = OWNER_1;
 		run worker(0);
 		run worker(1);
 #if WORKERS > 2

@@ -12,14 +12,15 @@
 command -v spin >/dev/null || skip "no spin; tools/deps test installs it"
 command -v gcc >/dev/null || skip "no gcc; tools/deps build installs it"
 
-# build NAME GCC-DEFINE MODEL-DEFINE...: $scratch/NAME/pan, the checker of a variant of the model
+# build NAME GCC-DEFINES MODEL-DEFINE...: $scratch/NAME/pan, the checker of a variant of the model
 build() {
-	local dir=$scratch/$1 define=$2
+	local dir=$scratch/$1 defines
+	read -ra defines <<<"$2"
 	shift 2
 	mkdir "$dir"
 	cd "$dir"
 	spin "$@" -a "$DVMQ_ROOT/tests/model/handover.pml" >spin.log 2>&1 || fail "spin $*: $(<spin.log)"
-	gcc -w -O1 -DCOLLAPSE -DMEMLIM=4000 "$define" -o pan pan.c >gcc.log 2>&1 || fail "gcc: $(<gcc.log)"
+	gcc -w -O1 -DCOLLAPSE -DMEMLIM=4000 "${defines[@]}" -o pan pan.c >gcc.log 2>&1 || fail "gcc: $(<gcc.log)"
 }
 
 # verify PAN-OPTION...: what the checker built last says; that it looked at everything
@@ -49,9 +50,9 @@ holds_for_ever() {
 	say "ok - always: $* ($(states) states)"
 }
 
-# bites MUTANT MODEL-DEFINE...
+# bites MUTANT MODEL-DEFINE...: the last thread first, as the controller's steps are what most errors need
 bites() {
-	build "$1" -DSAFETY "-DMUTANT_$1" "${@:2}"
+	build "$1" "-DSAFETY -DREVERSE" "-DMUTANT_$1" "${@:2}"
 	verify
 	grep -q 'errors: 1' pan.log || fail "nobody notices MUTANT_$1: $(<pan.log)"
 	[ -e handover.pml.trail ] || fail "MUTANT_$1: an error without a trail"
@@ -71,6 +72,9 @@ declare -A shown_by=(
 	[NO_IN_TRANSIT]="-DHANDS=2 -DPACKETS_0=0 -DPACKETS_1=0"
 	[ANSWER_EARLY]="-DHANDS=2 -DPACKETS_0=0 -DPACKETS_1=0"
 	[NEXT_LATE]="-DHANDS=2 -DPACKETS_0=0 -DPACKETS_1=0"
+	[STILL_ALONE]="-DOWNER_1=0 -DHANDS=1 -DPACKETS_0=1 -DPACKETS_1=1"
+	[NO_PASS]="-DOWNER_1=NONE -DHANDS=1 -DPACKETS_0=1 -DPACKETS_1=1"
+	[LOOK_TOO_EARLY]="-DOWNER_1=0 -DHANDS=1 -DPACKETS_0=1 -DPACKETS_1=1"
 	[PLAIN_PUSH]="-DHANDS=2 -DPACKETS_0=0 -DPACKETS_1=0"
 )
 while read -r mutant; do
@@ -84,6 +88,8 @@ holds kicks -DHANDS=1 -DPACKETS_0=2 -DPACKETS_1=0
 holds naps -DDEAF -DHANDS=1 -DPACKETS_0=0 -DPACKETS_1=1
 holds naps_and_kicks -DDEAF -DHANDS=0 -DPACKETS_0=1 -DPACKETS_1=2
 holds drains -DHANDS=1 -DPACKETS_0=0 -DPACKETS_1=2
+holds alone_no_longer -DOWNER_1=0 -DHANDS=1
+holds alone_and_a_new_queue -DOWNER_1=NONE -DHANDS=1
 holds three_workers -DWORKERS=3 -DHANDS=1 -DPACKETS_0=0 -DPACKETS_1=0
 holds_for_ever hands_end -DHANDS=1 -DPACKETS_0=0 -DPACKETS_1=0
 holds_for_ever all_delivered -DHANDS=0 -DPACKETS_0=1 -DPACKETS_1=0

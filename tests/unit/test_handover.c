@@ -138,6 +138,7 @@ static void begin(void)
 	a = worker_new(0, QUEUES);
 	b = worker_new(1, QUEUES);
 	memset(fakes, 0, sizeof(fakes));
+	atomic_store(&dvmq_alone, NULL);
 	for (unsigned i = 0; i < QUEUES; i++) {
 		fakes[i].queue.poll = poll_fake;
 		fakes[i].queue.wake_fd = -1;
@@ -292,6 +293,82 @@ static void test_nobody(void)
 	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[0].queue, NULL)); /* nobody has it already */
 	CU_ASSERT_FALSE(in_transit(0));
 	CU_ASSERT_EQUAL(fakes[0].drains, 1);
+	end();
+}
+
+static struct dvmq_worker *look_for_alone(unsigned n)
+{
+	struct dvmq_queue *queues[QUEUES];
+
+	for (unsigned i = 0; i < n; i++)
+		queues[i] = &fakes[i].queue;
+	dvmq_look_for_alone(queues, n);
+	return atomic_load(&dvmq_alone);
+}
+
+static void test_who_is_alone(void)
+{
+	begin();
+	CU_ASSERT_PTR_NULL(look_for_alone(3)); /* nobody has any */
+	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[0].queue, a));
+	CU_ASSERT_PTR_NULL(look_for_alone(3)); /* on its way */
+	dvmq_inbox_serve(a);
+	CU_ASSERT_PTR_EQUAL(look_for_alone(3), a); /* and the others belong to nobody */
+	CU_ASSERT_TRUE(dvmq_is_alone(a));
+	CU_ASSERT_FALSE(dvmq_is_alone(b));
+
+	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[1].queue, a)); /* one more for who is alone: nobody has to know */
+	dvmq_inbox_serve(a);
+	CU_ASSERT_PTR_EQUAL(owner_of(1), a);
+	CU_ASSERT_PTR_EQUAL(look_for_alone(3), a);
+
+	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[1].queue, b));
+	CU_ASSERT_TRUE(dvmq_is_alone(a)); /* a may be in a turn */
+	dvmq_inbox_serve(a);
+	CU_ASSERT_PTR_NULL(atomic_load(&dvmq_alone)); /* before b polls */
+	CU_ASSERT_PTR_NULL(look_for_alone(3));	      /* though both are a's still, to look at */
+	dvmq_inbox_serve(b);
+	CU_ASSERT_PTR_NULL(look_for_alone(3)); /* two have queues */
+
+	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[0].queue, NULL));
+	CU_ASSERT_PTR_NULL(look_for_alone(3));
+	dvmq_inbox_serve(a);
+	CU_ASSERT_PTR_EQUAL(look_for_alone(3), b);
+	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[1].queue, NULL));
+	dvmq_inbox_serve(b);
+	CU_ASSERT_PTR_NULL(look_for_alone(3));
+	end();
+}
+
+static void test_alone_no_longer(void)
+{
+	begin();
+	give_all_to_a(1);
+	CU_ASSERT_PTR_EQUAL(look_for_alone(3), a);
+	for (unsigned i = 1; i < 3; i++)
+		CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[i].queue, b)); /* that nobody polls */
+	CU_ASSERT_PTR_NULL(atomic_load(&b->inbox));
+	CU_ASSERT_TRUE(in_transit(1));
+	CU_ASSERT_PTR_EQUAL(look_for_alone(3), a);
+
+	dvmq_inbox_serve(a); /* it knows, */
+	CU_ASSERT_PTR_NULL(atomic_load(&dvmq_alone));
+	CU_ASSERT_EQUAL(a->n, 1);
+	CU_ASSERT_EQUAL(fakes[1].polls + fakes[2].polls, 0);
+	dvmq_inbox_serve(b); /* so the other one may send */
+	for (unsigned i = 1; i < 3; i++) {
+		CU_ASSERT_PTR_EQUAL(owner_of(i), b);
+		CU_ASSERT_FALSE(in_transit(i));
+		CU_ASSERT_EQUAL(fakes[i].polls, 1);
+		CU_ASSERT_EQUAL(fakes[i].unwatches, 0);
+		CU_ASSERT_EQUAL(value(&fakes[i].queue.moves), 0); /* its first worker */
+	}
+	check_list(a);
+	check_list(b);
+	CU_ASSERT_TRUE(dvmq_queue_hand(&fakes[3].queue, b)); /* nobody is alone: directly */
+	CU_ASSERT_PTR_NULL(atomic_load(&a->inbox));
+	dvmq_inbox_serve(b);
+	CU_ASSERT_PTR_EQUAL(owner_of(3), b);
 	end();
 }
 
@@ -969,6 +1046,8 @@ struct moving {
 static struct moving moving[MOVING];
 static struct dvmq_worker *workers[WORKERS];
 static _Atomic unsigned clashes, disorders;
+static pthread_mutex_t ring_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t sent; /* by all, into one ring.  Plain on purpose: under ring_lock, unless one is alone */
 
 /* Relaxed accesses only: this check must not order what the hand-over has to order. */
 static void enter(struct moving *m, const struct dvmq_worker *w)
@@ -981,6 +1060,17 @@ static void leave(struct moving *m, const struct dvmq_worker *w)
 {
 	if (atomic_exchange_explicit(&m->poller, 0, memory_order_relaxed) != w->index + 1)
 		atomic_fetch_add_explicit(&clashes, 1, memory_order_relaxed);
+}
+
+static void send_moving(const struct dvmq_worker *w, unsigned n)
+{
+	bool alone = dvmq_is_alone(w);
+
+	if (!alone)
+		pthread_mutex_lock(&ring_lock);
+	sent += n;
+	if (!alone)
+		pthread_mutex_unlock(&ring_lock);
 }
 
 static uint16_t poll_moving(struct dvmq_worker *w, struct dvmq_queue *queue)
@@ -996,6 +1086,7 @@ static uint16_t poll_moving(struct dvmq_worker *w, struct dvmq_queue *queue)
 	if (atomic_load_explicit(&m->delivered, memory_order_relaxed) != m->tail)
 		atomic_fetch_add_explicit(&disorders, 1, memory_order_relaxed);
 	m->tail += n;
+	send_moving(w, n);
 	atomic_store_explicit(&m->delivered, m->tail, memory_order_relaxed);
 	atomic_store_explicit(&m->last_poller, w->index + 1, memory_order_relaxed);
 	leave(m, w);
@@ -1093,9 +1184,27 @@ static bool hand(struct moving *m, struct dvmq_worker *to, unsigned packets)
 	return true;
 }
 
+/* Half of them go to one worker, what others have of the rest to nobody: it is alone. */
+static bool gather_at(struct dvmq_worker *w)
+{
+	struct dvmq_queue *queues[MOVING];
+
+	for (unsigned i = 0; i < MOVING; i++) {
+		queues[i] = &moving[i].fake.queue;
+		if (moving[i].target != w && !hand(&moving[i], i % 2 ? w : NULL, 1))
+			return false;
+	}
+	for (unsigned i = 0; i < MOVING; i++)
+		if (!await(&moving[i], has_arrived))
+			return false;
+	dvmq_look_for_alone(queues, MOVING);
+	return dvmq_is_alone(w);
+}
+
 /*
  * 100,000 times: a random queue goes to somebody else.  Every other time it is
- * looked at first; not always, since looking orders the threads, too.
+ * looked at first; not always, since looking orders the threads, too.  Now and
+ * then all meet at one worker, and part from there.
  */
 static bool move_about(void)
 {
@@ -1106,6 +1215,8 @@ static bool move_about(void)
 		unsigned to = rand_r(&seed) % (4 * WORKERS + 1);
 		struct dvmq_worker *target = to == 4 * WORKERS ? NULL : workers[to % WORKERS];
 
+		if (i % 64 == 63 && !gather_at(workers[i / 64 % WORKERS]))
+			return false;
 		if (i % 2 == 0) {
 			if (!await(m, has_arrived))
 				return false;
@@ -1135,7 +1246,7 @@ static bool finish(void)
 static void check_result(void)
 {
 	unsigned held = 0, lost = 0, miscounted = 0;
-	uint64_t sleeps = 0;
+	uint64_t sleeps = 0, all = 0;
 
 	for (unsigned i = 0; i < WORKERS; i++) {
 		check_list(workers[i]);
@@ -1147,12 +1258,14 @@ static void check_result(void)
 
 		lost += !is_at_target(&moving[i]) || moving[i].target->queues[queue->place] != queue;
 		lost += moving[i].tail != value(&moving[i].head);
+		all += moving[i].tail;
 		miscounted += value(&queue->moves) != moving[i].moves;
 		miscounted += moving[i].fake.unwatches != moving[i].moves + moving[i].fake.drains;
 	}
 	CU_ASSERT_EQUAL(held, MOVING);
 	CU_ASSERT_EQUAL(lost, 0);
 	CU_ASSERT_EQUAL(miscounted, 0);
+	CU_ASSERT_EQUAL(sent, all); /* else two sent at once without a lock */
 	CU_ASSERT_EQUAL(atomic_load(&clashes), 0);
 	CU_ASSERT_EQUAL(atomic_load(&disorders), 0);
 	CU_ASSERT(sleeps > 0); /* else nothing was shown about waking */
@@ -1169,6 +1282,7 @@ static void test_threads(void)
 		moving[i].fake.queue.wake_fd = -1;
 		moving[i].fake.queue.kind = i % 2 ? DVMQ_QUEUE_GUEST : DVMQ_QUEUE_VMQ;
 	}
+	atomic_store(&dvmq_alone, NULL);
 	for (unsigned i = 0; i < WORKERS; i++)
 		workers[i] = worker_new(i, MOVING);
 	for (unsigned i = 0; i < WORKERS; i++)
@@ -1194,6 +1308,8 @@ int main(void)
 	    {"a worker gives a queue to another", test_give},
 	    {"one way at a time", test_one_way_at_a_time},
 	    {"to nobody", test_nobody},
+	    {"who is alone", test_who_is_alone},
+	    {"alone no longer", test_alone_no_longer},
 	    {"many messages at once", test_many_messages},
 	    {"queues without traffic", test_rare},
 	    {"quiet queues of two sorts", test_two_sorts},
