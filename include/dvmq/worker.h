@@ -172,8 +172,8 @@ bool dvmq_queue_hand(struct dvmq_queue *queue, struct dvmq_worker *to);
  *
  * Written by the controller, while no queue is on its way, and set to NULL by that worker itself between two turns,
  * before anybody else hears of a queue: every message that gives one to another worker goes through it.  So whoever reads
- * anything but itself has to lock, and what is out of date is that.  Acquire pairs with the controller's release: what
- * others sent before came before.
+ * anything but itself has to lock, and what is out of date is that.  Both writers release, and who reads acquires: what
+ * was sent before came before.
  */
 extern _Atomic(struct dvmq_worker *) dvmq_alone;
 

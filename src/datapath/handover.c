@@ -293,7 +293,7 @@ static void pass_on(struct dvmq_worker *w, struct dvmq_queue *queue)
 	struct dvmq_worker *target = queue->msg.target;
 
 	if (dvmq_is_alone(w))
-		atomic_store_explicit(&dvmq_alone, NULL, memory_order_relaxed);
+		atomic_store_explicit(&dvmq_alone, NULL, memory_order_release); /* pairs with dvmq_queue_hand() */
 	queue->msg.type = DVMQ_MSG_TAKE;
 	queue->left_at = rte_rdtsc();
 	queue->left_loops = atomic_load_explicit(&target->busy_loops, memory_order_relaxed);
@@ -364,7 +364,8 @@ void dvmq_inbox_serve(struct dvmq_worker *w)
 
 bool dvmq_queue_hand(struct dvmq_queue *queue, struct dvmq_worker *to)
 {
-	struct dvmq_worker *alone = atomic_load_explicit(&dvmq_alone, memory_order_relaxed), *from;
+	/* If it is NULL by now, what was sent without locks is seen by whom we tell. */
+	struct dvmq_worker *alone = atomic_load_explicit(&dvmq_alone, memory_order_acquire), *from;
 
 	if (atomic_load_explicit(&queue->in_transit, memory_order_acquire))
 		return false;
