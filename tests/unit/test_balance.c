@@ -375,6 +375,26 @@ static void test_no_way_back(void)
 	CU_ASSERT_EQUAL(queues[moved].core, 0);
 }
 
+/* Nor when the overload takes more than one move, and two large queues have to part. */
+static void test_no_way_back_wide(void)
+{
+	begin(3, 2);
+	add(0, 0.3);
+	add(1, 0.33);
+	add(1, 0.65);
+	fast();
+	CU_ASSERT_EQUAL(queues[1].core, 0);
+	/* Its new core is overloaded now, more than the small queue could help, and the one it left has room. */
+	queues[0].demand = 0.75;
+	queues[1].age_ms = 200;
+	queues[2].demand = 0.24;
+	add(0, 0.04);
+	world.now_ms = 200;
+	fast();
+	CU_ASSERT(max_load() <= 0.9);
+	CU_ASSERT_NOT_EQUAL(queues[1].core, 1);
+}
+
 /* Idle queues of a core that goes are not heaped up on one other: they may wake together. */
 static void test_idle_are_spread(void)
 {
@@ -1531,6 +1551,7 @@ int main(void)
 	    {"fast: wide overload", test_fast_from_one_core},
 	    {"no core wakes for nothing", test_wakes_for_nothing},
 	    {"no way back", test_no_way_back},
+	    {"no way back, several moves", test_no_way_back_wide},
 	    {"idle queues are spread", test_idle_are_spread},
 	    {"fast: standing backlog", test_fast_backlog},
 	    {"fast: more load than cores", test_fast_hopeless},
