@@ -195,18 +195,19 @@ static unsigned count_overloaded(const struct sim *sim, unsigned *ret_saturated)
 /* One millisecond into the sums. */
 static void count_tick(const struct sim *sim, struct sums *sums)
 {
-	double total = 0;
+	double total = 0, carried = 0;
 	unsigned saturated;
 
 	for (unsigned i = 0; i < sim->n_queues; i++) {
 		total += sim->demand[i];
+		carried += fmin(sim->demand[i], sim->params.target); /* a queue has one core, whatever it needs */
 		sums->remote += sim_remote(sim, i, sim->core[i]) ? sim->demand[i] : 0;
 	}
 	sums->demand += total;
 	sums->overload += count_overloaded(sim, &saturated);
 	sums->saturated += saturated;
 	sums->cores += sim->n_active;
-	sums->fewest += fmin(sim->n_cores, fmax(1, ceil(total / sim->params.target - 1e-6)));
+	sums->fewest += fmin(sim->n_cores, fmax(1, ceil(carried / sim->params.target - 1e-6)));
 	sums->ticks++;
 }
 
