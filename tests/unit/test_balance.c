@@ -345,6 +345,17 @@ static void test_wakes_for_nothing(void)
 	CU_ASSERT_EQUAL(plan.n_activate, 1);
 }
 
+/* No single one of many tiny queues ends an overload, nor is worth a wake-up; the fast loop ends it all the same. */
+static void test_fast_tiny_queues(void)
+{
+	begin(2, 1);
+	for (unsigned i = 0; i < 1000; i++)
+		add(0, 0.0012);
+	fast();
+	CU_ASSERT_EQUAL(plan.n_activate, 1);
+	CU_ASSERT(max_load() <= 0.9);
+}
+
 /* What was moved just now does not go back, as long as something else ends the overload. */
 static void test_no_way_back(void)
 {
@@ -1550,6 +1561,7 @@ int main(void)
 	    {"fast: wakes a core", test_fast_wakes},
 	    {"fast: wide overload", test_fast_from_one_core},
 	    {"no core wakes for nothing", test_wakes_for_nothing},
+	    {"fast, tiny queues", test_fast_tiny_queues},
 	    {"no way back", test_no_way_back},
 	    {"no way back, several moves", test_no_way_back_wide},
 	    {"idle queues are spread", test_idle_are_spread},
