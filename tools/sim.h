@@ -46,8 +46,8 @@ struct sim_input {
 /* What a planner sees and changes, and what is counted about it. */
 struct sim {
 	unsigned n_cores, n_queues;
-	double now_ms, phase_ms; /* phase: of all periods of the planners, against the scenario's */
-	uint64_t random;	 /* state of sim_random() */
+	double now_ms, phase_ms;       /* phase: of all periods of the planners, against the scenario's */
+	uint64_t random;	       /* state of sim_random() */
 	double demand[SIM_QUEUES_MAX]; /* on a core of its own node, beside no busy sibling */
 	double need[SIM_QUEUES_MAX];   /* where it is now */
 	int core_node[SIM_CORES_MAX], sibling[SIM_CORES_MAX], queue_node[SIM_QUEUES_MAX];
@@ -61,6 +61,7 @@ struct sim {
 	double load[SIM_CORES_MAX]; /* kept up to date by sim_move() and sim_add_up() */
 	unsigned n_active;
 	struct dvmq_balance_params params;
+	unsigned long changes, added_up; /* of anything above; as many were known to sim_add_up() */
 	/* history of the queues */
 	double moved_ms[SIM_QUEUES_MAX]; /* time of the last move; NAN: never */
 	unsigned came_from[SIM_QUEUES_MAX];

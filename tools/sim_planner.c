@@ -223,38 +223,87 @@ static int larger(const void *a, const void *b)
 		      : (*(const unsigned *)a > *(const unsigned *)b) - (*(const unsigned *)a < *(const unsigned *)b);
 }
 
+/* The queues, largest first.  As they were where that still holds: loads change less often than planners look. */
+static const unsigned *sorted(const struct sim *sim, const double *size)
+{
+	static unsigned order[SIM_QUEUES_MAX], n_order;
+	unsigned in_order = 1;
+
+	order_by = size;
+	for (unsigned i = 0; n_order != sim->n_queues && i < sim->n_queues; i++)
+		order[i] = i;
+	n_order = sim->n_queues;
+	while (in_order < n_order && larger(&order[in_order - 1], &order[in_order]) < 0)
+		in_order++;
+	if (in_order < n_order)
+		qsort(order, n_order, sizeof(*order), larger);
+	return order;
+}
+
+static bool emptier(unsigned a, unsigned b, const unsigned *cores, const double *load)
+{
+	return load[cores[a]] != load[cores[b]] ? load[cores[a]] < load[cores[b]] : a < b;
+}
+
+/* Of a heap of places in the list of cores: the emptiest at the root, of several the first in the list. */
+static void sift_down(unsigned *heap, unsigned n, unsigned i, const unsigned *cores, const double *load)
+{
+	unsigned item = heap[i];
+
+	for (unsigned child; (child = 2 * i + 1) < n; i = child) {
+		if (child + 1 < n && emptier(heap[child + 1], heap[child], cores, load))
+			child++;
+		if (emptier(item, heap[child], cores, load))
+			break;
+		heap[i] = heap[child];
+	}
+	heap[i] = item;
+}
+
+/* The emptiest of these cores, on the node of the queue if there is one. */
+static unsigned emptiest_near(const struct sim *sim, unsigned queue, const unsigned *cores, unsigned n,
+			      const double *load)
+{
+	unsigned best = cores[0];
+
+	for (unsigned k = 1; k < n; k++) {
+		bool far = sim_remote(sim, queue, cores[k]), best_far = sim_remote(sim, queue, best);
+
+		if (far != best_far ? best_far : load[cores[k]] < load[best])
+			best = cores[k];
+	}
+	return best;
+}
+
 /* Where each queue would go: the largest first, each to the emptiest of these cores; idle ones in turn. */
 static void assign(const struct sim *sim, const double *size, const unsigned *cores, unsigned n, bool local,
 		   unsigned *core, double *load)
 {
-	static unsigned order[SIM_QUEUES_MAX];
+	const unsigned *order = sorted(sim, size);
+	unsigned heap[SIM_CORES_MAX];
 
-	for (unsigned i = 0; i < sim->n_queues; i++)
-		order[i] = i;
-	order_by = size;
-	qsort(order, sim->n_queues, sizeof(*order), larger);
 	memset(load, 0, sim->n_cores * sizeof(*load));
 	for (unsigned i = 0; i < sim->n_queues; i++) {
 		core[i] = sim->core[i];
 		load[sim->core[i]] += sim->pinned[i] ? size[i] : 0;
 	}
+	for (unsigned k = 0; k < n; k++)
+		heap[k] = k;
+	for (unsigned k = n / 2; k-- > 0;)
+		sift_down(heap, n, k, cores, load);
 	for (unsigned i = 0; i < sim->n_queues; i++) {
-		unsigned best = cores[0];
+		unsigned q = order[i], best = cores[heap[0]];
 
-		if (sim->pinned[order[i]])
+		if (sim->pinned[q])
 			continue;
-		for (unsigned k = 1; k < n; k++) {
-			unsigned c = cores[k];
-			bool far = local && sim_remote(sim, order[i], c),
-			     best_far = local && sim_remote(sim, order[i], best);
-
-			if (far != best_far ? best_far : load[c] < load[best])
-				best = c;
-		}
-		if (size[order[i]] <= 0)
-			best = cores[order[i] % n];
-		core[order[i]] = best;
-		load[best] += size[order[i]];
+		if (size[q] <= 0)
+			best = cores[q % n];
+		else if (local)
+			best = emptiest_near(sim, q, cores, n, load);
+		core[q] = best;
+		load[best] += size[q];
+		if (size[q] > 0 && !local)
+			sift_down(heap, n, 0, cores, load);
 	}
 }
 
@@ -297,10 +346,26 @@ static void lpt_step(struct sim *sim, void *state, bool now)
 		lpt_decide(sim, now);
 }
 
+struct ideal {
+	unsigned long settled; /* so many changes were known when a decision changed nothing */
+};
+
+static void *ideal_begin(struct sim *sim)
+{
+	(void)sim;
+	return calloc(1, sizeof(struct ideal));
+}
+
 static void ideal_step(struct sim *sim, void *state, bool now)
 {
-	(void)state;
+	struct ideal *ideal = state;
+	unsigned long before = sim->changes;
+
+	if (ideal->settled == before)
+		return; /* it would decide the same */
 	lpt_decide(sim, now);
+	if (sim->changes == before)
+		ideal->settled = before;
 }
 
 /* ------------------------------------------------------------ OVS: PMD auto load balance */
@@ -519,8 +584,8 @@ const struct sim_planner sim_planners[] = {
     {"rss++", "RSS++: every 100 ms, by consumed cycles, target 0.8", SIM_PARKS, lpt_begin, rsspp_step, nothing_end},
     {"lpt", "largest first to the emptiest core, from scratch every 50 ms, by demand", SIM_PARKS, lpt_begin, lpt_step,
      nothing_end},
-    {"ideal", "lpt every ms: what a reaction of 1 ms can reach when moves cost nothing", SIM_YARDSTICK, lpt_begin,
-     ideal_step, nothing_end},
+    {"ideal", "lpt every ms: what a reaction of 1 ms can reach when moves cost nothing", SIM_YARDSTICK, ideal_begin,
+     ideal_step, free},
     {"optimum", "the exact optimum; one decision, at most 16 queues", SIM_YARDSTICK, lpt_begin, optimum_step,
      nothing_end},
     {0},

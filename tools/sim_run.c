@@ -20,9 +20,11 @@ double sim_random(struct sim *sim)
 
 void sim_set_active(struct sim *sim, unsigned core, bool active)
 {
-	if (sim->active[core] != active)
-		sim->n_active += active ? 1 : -1;
+	if (sim->active[core] == active)
+		return;
+	sim->n_active += active ? 1 : -1;
 	sim->active[core] = active;
+	sim->changes++;
 }
 
 bool sim_remote(const struct sim *sim, unsigned queue, unsigned core)
@@ -41,6 +43,9 @@ void sim_add_up(struct sim *sim)
 {
 	double alone[SIM_CORES_MAX] = {0};
 
+	if (sim->added_up == sim->changes)
+		return;
+	sim->added_up = sim->changes;
 	for (unsigned i = 0; i < sim->n_queues; i++) {
 		sim->need[i] = local_need(sim, i, sim->core[i]);
 		alone[sim->core[i]] += sim->need[i];
@@ -58,6 +63,7 @@ void sim_move(struct sim *sim, unsigned queue, unsigned core)
 
 	if (from == core || sim->pinned[queue])
 		return;
+	sim->changes++;
 	sim->moves++;
 	sim->undone += sim->came_from[queue] == core && sim->now_ms - sim->moved_ms[queue] <= UNDONE_MS;
 	sim->came_from[queue] = from;
@@ -88,8 +94,10 @@ static double max_load(const struct sim *sim)
 static void set_demand(const struct sim_job *job, struct sim *sim, unsigned *frame)
 {
 	if (!job->frames) {
-		if (sim->now_ms > 0 && job->scenario->step && fmod(sim->now_ms, 10) == 0)
+		if (sim->now_ms > 0 && job->scenario->step && fmod(sim->now_ms, 10) == 0) {
 			job->scenario->step(sim);
+			sim->changes++;
+		}
 		return;
 	}
 	while (*frame < job->n_frames && job->frames[*frame].snapshot.now_ms <= sim->now_ms)
@@ -187,18 +195,19 @@ static unsigned count_overloaded(const struct sim *sim, unsigned *ret_saturated)
 /* One millisecond into the sums. */
 static void count_tick(const struct sim *sim, struct sums *sums)
 {
-	double total = 0;
+	double total = 0, carried = 0;
 	unsigned saturated;
 
 	for (unsigned i = 0; i < sim->n_queues; i++) {
 		total += sim->demand[i];
+		carried += fmin(sim->demand[i], sim->params.target); /* a queue has one core, whatever it needs */
 		sums->remote += sim_remote(sim, i, sim->core[i]) ? sim->demand[i] : 0;
 	}
 	sums->demand += total;
 	sums->overload += count_overloaded(sim, &saturated);
 	sums->saturated += saturated;
 	sums->cores += sim->n_active;
-	sums->fewest += fmin(sim->n_cores, fmax(1, ceil(total / sim->params.target - 1e-6)));
+	sums->fewest += fmin(sim->n_cores, fmax(1, ceil(carried / sim->params.target - 1e-6)));
 	sums->ticks++;
 }
 

@@ -292,6 +292,7 @@ void sim_replay(struct sim *sim, const struct sim_input *in)
 	double load[SIM_CORES_MAX] = {0};
 
 	alone(in, load);
+	sim->changes++;
 	memset(sim->n_pinned, 0, sizeof(sim->n_pinned));
 	for (unsigned i = 0; i < sim->n_cores; i++)
 		sim->wish[i] = in->cores[i].wish;

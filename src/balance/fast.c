@@ -176,9 +176,16 @@ const char *dvmq_fast(struct dvmq_balance *b, bool dry)
 			    (worst == NONE || c->load > w->cores[worst].load) && c->level == 0)
 				worst = i;
 		}
-		if (worst == NONE)
-			return any ? "no move or wake-up would relieve the overloaded core"
-				   : "no core above high, no standing backlog";
+		if (worst == NONE && !any)
+			return "no core above high, no standing backlog";
+		if (worst == NONE) {
+			/* No single move is worth it where all queues are tiny; many are. */
+			w->limit = limit;
+			dvmq_slow_end_wide(b);
+			return w->moved > 0 || b->n_activate > 0
+				   ? NULL
+				   : "no move or wake-up would relieve the overloaded core";
+		}
 		any = true;
 		w->cores[worst].level = 1; /* looked at */
 		if (relieve(b, worst)) {

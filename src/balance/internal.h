@@ -98,6 +98,7 @@ struct work {
 	unsigned n_slots;
 	unsigned n_cores, n_queues;
 	unsigned n_active;
+	bool grouped;	/* queue.mate is filled in */
 	unsigned moved; /* queues that are not at home */
 	unsigned limit; /* most that may be */
 	double total;

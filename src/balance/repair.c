@@ -405,7 +405,9 @@ static void separate(struct work *w, double level)
 				d = best_fit(w, w->list[k], relief, &score);
 				if (d == NONE)
 					d = emptiest(w, w->list[k], fmax(level - demand, level / LARGE_PARTS));
-				if (d != NONE && !pays(relief, dvmq_work_cost(w, &w->queues[w->list[k]], i, d)))
+				/* Nor back: a wake-up may serve; where none does, the fast loop takes it back. */
+				if (d != NONE && (d == w->queues[w->list[k]].left ||
+						  !pays(relief, dvmq_work_cost(w, &w->queues[w->list[k]], i, d))))
 					d = NONE;
 			}
 			if (d != NONE)

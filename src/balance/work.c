@@ -11,6 +11,11 @@ static unsigned hash(unsigned key, unsigned n_slots)
 	return (key * 2654435761u) & (n_slots - 1); /* Knuth's multiplicative hash; n_slots is a power of two */
 }
 
+static void clear_slots(struct work *w)
+{
+	memset(w->slots, 0xff, w->n_slots * sizeof(*w->slots)); /* NONE */
+}
+
 struct origin *dvmq_work_origin(const struct work *w, uint32_t queue)
 {
 	return &w->origins[hash(queue, w->n_slots)];
@@ -50,8 +55,7 @@ static void load_cores(struct work *w)
 {
 	const struct dvmq_snapshot *s = w->snapshot;
 
-	for (unsigned i = 0; i < w->n_slots; i++)
-		w->slots[i] = NONE;
+	clear_slots(w);
 	w->n_active = 0;
 	for (unsigned i = 0; i < w->n_cores; i++) {
 		const struct dvmq_balance_core *from = &s->cores[i];
@@ -142,8 +146,8 @@ static void load_queues(struct work *w)
 static void load_groups(struct work *w)
 {
 	/* The table of the core ids has served; cores are found no more. */
-	for (unsigned i = 0; i < w->n_slots; i++)
-		w->slots[i] = NONE;
+	clear_slots(w);
+	w->grouped = true;
 	for (unsigned i = 0; i < w->n_queues; i++) {
 		struct queue *q = &w->queues[i];
 		unsigned slot;
@@ -170,7 +174,7 @@ void dvmq_work_load(struct work *w)
 	load_distances(w);
 	load_cores(w);
 	load_queues(w);
-	load_groups(w);
+	w->grouped = false;
 	w->limit = w->n_queues;
 }
 
@@ -360,6 +364,9 @@ void dvmq_work_mark_mates(struct work *w, int queue, bool on)
 
 	if (w->queues[queue].group == 0)
 		return;
+	/* Most snapshots need no move, and so no groups. */
+	if (!w->grouped)
+		load_groups(w);
 	/* Only so many: what matters is a VM with a few queues. */
 	for (int i = w->queues[queue].mate; i != queue && n < 64; i = w->queues[i].mate, n++)
 		if (w->queues[i].core != NONE)

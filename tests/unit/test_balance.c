@@ -345,6 +345,17 @@ static void test_wakes_for_nothing(void)
 	CU_ASSERT_EQUAL(plan.n_activate, 1);
 }
 
+/* No single one of many tiny queues ends an overload, nor is worth a wake-up; the fast loop ends it all the same. */
+static void test_fast_tiny_queues(void)
+{
+	begin(2, 1);
+	for (unsigned i = 0; i < 1000; i++)
+		add(0, 0.0012);
+	fast();
+	CU_ASSERT_EQUAL(plan.n_activate, 1);
+	CU_ASSERT(max_load() <= 0.9);
+}
+
 /* What was moved just now does not go back, as long as something else ends the overload. */
 static void test_no_way_back(void)
 {
@@ -373,6 +384,26 @@ static void test_no_way_back(void)
 	queues[moved].age_ms = 200;
 	fast();
 	CU_ASSERT_EQUAL(queues[moved].core, 0);
+}
+
+/* Nor when the overload takes more than one move, and two large queues have to part. */
+static void test_no_way_back_wide(void)
+{
+	begin(3, 2);
+	add(0, 0.3);
+	add(1, 0.33);
+	add(1, 0.65);
+	fast();
+	CU_ASSERT_EQUAL(queues[1].core, 0);
+	/* Its new core is overloaded now, more than the small queue could help, and the one it left has room. */
+	queues[0].demand = 0.75;
+	queues[1].age_ms = 200;
+	queues[2].demand = 0.24;
+	add(0, 0.04);
+	world.now_ms = 200;
+	fast();
+	CU_ASSERT(max_load() <= 0.9);
+	CU_ASSERT_NOT_EQUAL(queues[1].core, 1);
 }
 
 /* Idle queues of a core that goes are not heaped up on one other: they may wake together. */
@@ -1530,7 +1561,9 @@ int main(void)
 	    {"fast: wakes a core", test_fast_wakes},
 	    {"fast: wide overload", test_fast_from_one_core},
 	    {"no core wakes for nothing", test_wakes_for_nothing},
+	    {"fast, tiny queues", test_fast_tiny_queues},
 	    {"no way back", test_no_way_back},
+	    {"no way back, several moves", test_no_way_back_wide},
 	    {"idle queues are spread", test_idle_are_spread},
 	    {"fast: standing backlog", test_fast_backlog},
 	    {"fast: more load than cores", test_fast_hopeless},
