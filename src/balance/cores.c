@@ -210,7 +210,8 @@ static void unpark(struct work *w, int core)
 static bool takes_back(const struct work *w)
 {
 	for (unsigned i = 0; i < w->n_queues; i++)
-		if (w->queues[i].left != NONE && w->queues[i].core == w->queues[i].left)
+		if (w->queues[i].left != NONE && w->queues[i].core == w->queues[i].left &&
+		    w->queues[i].core != w->queues[i].home)
 			return true;
 	return false;
 }
