@@ -136,8 +136,8 @@ static int grow(struct dvmq_balance *b, const struct dvmq_snapshot *s)
 
 /* ------------------------------------------------------------ history */
 
-/* Moves per second. */
-static double move_rate(const struct dvmq_balance *b)
+/* The budget: moves per second. */
+double dvmq_balance_rate(const struct dvmq_balance *b)
 {
 	double rate = b->params.budget / 100 * b->work.n_queues;
 
@@ -150,14 +150,18 @@ static void advance(struct dvmq_balance *b, double now_ms)
 	double elapsed = now_ms - h->last_ms, most = CREDIT_PERIODS * b->params.slow_ms;
 
 	if (!h->started || elapsed < 0) {
-		*h = (struct history){.started = true, .tokens = move_rate(b), .uneven_ms = -1};
+		*h = (struct history){.started = true,
+				      .tokens = dvmq_balance_rate(b),
+				      .hold_ms = b->params.hold_ms,
+				      .parked_ms = -1,
+				      .uneven_ms = -1};
 		elapsed = 0;
 	}
 	h->last_ms = now_ms;
 	if (!(elapsed < most)) /* a jump, or no number */
 		elapsed = isnan(elapsed) ? 0 : most;
 	h->clock_ms += elapsed;
-	h->tokens = fmin(h->tokens + elapsed / 1000 * move_rate(b), move_rate(b));
+	h->tokens = fmin(h->tokens + elapsed / 1000 * dvmq_balance_rate(b), dvmq_balance_rate(b));
 }
 
 /* ------------------------------------------------------------ plan */
@@ -236,8 +240,8 @@ static unsigned list_parks(struct dvmq_balance *b)
 		action->core = c->id;
 		if (c->dispensable)
 			snprintf(action->reason, sizeof(action->reason),
-				 "not needed for %.0f ms; no core above %.2f without it", w->params->hold_ms,
-				 w->params->high - w->params->margin);
+				 "not needed for %.0f ms; no core above %.2f without it", b->history.hold_ms,
+				 w->params->target);
 		else
 			snprintf(action->reason, sizeof(action->reason), "the operator keeps it parked");
 		n++;
@@ -322,7 +326,7 @@ int dvmq_balance_plan(struct dvmq_balance *b, const struct dvmq_snapshot *snapsh
 	/* The fast loop is never refused a move, but what it moves is missing in the budget, for at most a second. */
 	b->history.tokens -= ret_plan->n_moves;
 	if (loop == DVMQ_LOOP_FAST)
-		b->history.tokens = fmax(b->history.tokens, fmin(before.tokens, -move_rate(b)));
+		b->history.tokens = fmax(b->history.tokens, fmin(before.tokens, -dvmq_balance_rate(b)));
 	if (dry)
 		b->history = before;
 	for (unsigned i = 0; i < ret_plan->n_moves && !dry; i++)

@@ -8,13 +8,30 @@
 
 #define PARK_TRIES 3 /* cores tried for parking per plan */
 
-/* Remembers how many cores the load needs now; returns the most it needed during the last hold_ms. */
+/*
+ * How long a need is held is learned from what became of the last parking: twice as long when a core had to wake
+ * within SETTLE_MS, as it had parked for nothing, else half as long.
+ */
+static void learn_hold(struct dvmq_balance *b, bool woke)
+{
+	struct history *h = &b->history;
+	bool soon = h->clock_ms - h->parked_ms < SETTLE_MS;
+
+	if (h->parked_ms < 0 || woke != soon)
+		return;
+	h->hold_ms =
+	    soon ? fmin(h->hold_ms * 2, b->params.hold_ms) : fmax(h->hold_ms / 2, b->params.hold_ms / HOLD_STEPS);
+	h->parked_ms = -1;
+}
+
+/* Remembers how many cores the load needs now; returns the most it needed for as long as that is held. */
 unsigned dvmq_cores_remember(struct dvmq_balance *b, unsigned need)
 {
 	struct history *h = &b->history;
 	unsigned long part = b->params.hold_ms > 0 ? (unsigned long)(h->clock_ms * WINDOW / b->params.hold_ms) : 0;
-	unsigned most = 0;
+	unsigned most = 0, held = WINDOW;
 
+	learn_hold(b, false);
 	for (unsigned i = 0; h->part < part && i <= WINDOW; i++)
 		h->need[++h->part % (WINDOW + 1)] = 0;
 	h->part = part;
@@ -22,9 +39,14 @@ unsigned dvmq_cores_remember(struct dvmq_balance *b, unsigned need)
 		h->need[0] = 0;
 	if (h->need[part % (WINDOW + 1)] < need)
 		h->need[part % (WINDOW + 1)] = need;
-	for (unsigned i = 0; i <= WINDOW; i++)
-		if (h->need[i] > most)
-			most = h->need[i];
+	if (b->params.hold_ms > 0)
+		held = (unsigned)ceil(h->hold_ms * WINDOW / b->params.hold_ms);
+	for (unsigned i = 0; i <= held; i++) {
+		unsigned then = h->need[(part + WINDOW + 1 - i) % (WINDOW + 1)];
+
+		if (then > most)
+			most = then;
+	}
 	return most;
 }
 
@@ -43,7 +65,8 @@ void dvmq_cores_wake(struct dvmq_balance *b, int core, const char *format, ...)
 	va_list args;
 
 	dvmq_work_open(&b->work, core);
-	dvmq_cores_remember(b, dvmq_cores_open(&b->work)); /* whatever woke it: it stays for hold_ms */
+	learn_hold(b, true);
+	dvmq_cores_remember(b, dvmq_cores_open(&b->work)); /* whatever woke it: it stays that long */
 	action->core = b->work.cores[core].id;
 	va_start(args, format);
 	vsnprintf(action->reason, sizeof(action->reason), format, args);
@@ -173,10 +196,30 @@ bool dvmq_cores_may_park(const struct work *w)
 	return false;
 }
 
-/* Whether parking this core keeps the others below high - margin; if so the working copy is left with it empty. */
+static void unpark(struct work *w, int core)
+{
+	struct core *c = &w->cores[core];
+
+	dvmq_work_restore(w, w->saved);
+	c->open = true;
+	c->leaving = false;
+	c->dispensable = false;
+}
+
+/* Whether a queue would be back on the core that it left within SETTLE_MS. */
+static bool takes_back(const struct work *w)
+{
+	for (unsigned i = 0; i < w->n_queues; i++)
+		if (w->queues[i].left != NONE && w->queues[i].core == w->queues[i].left &&
+		    w->queues[i].core != w->queues[i].home)
+			return true;
+	return false;
+}
+
+/* Whether parking this core keeps the others below target; if so the working copy is left with it empty. */
 static bool try_park(struct work *w, int core)
 {
-	double cap = w->params->high - w->params->margin;
+	double cap = w->params->target;
 	struct core *c = &w->cores[core];
 
 	dvmq_work_save(w, w->saved);
@@ -195,14 +238,11 @@ static bool try_park(struct work *w, int core)
 			return true;
 		}
 	}
-	dvmq_work_restore(w, w->saved);
-	c->open = true;
-	c->leaving = false;
+	unpark(w, core);
 	return false;
 }
 
-/* Parks a core that the load did not need during hold_ms: first one that shares its physical core, then the emptiest.
- */
+/* Parks a core not needed for as long as that is held: first one that shares its physical core, then the emptiest. */
 const char *dvmq_cores_shrink(struct dvmq_balance *b, unsigned need, unsigned most)
 {
 	struct work *w = &b->work;
@@ -232,10 +272,16 @@ const char *dvmq_cores_shrink(struct dvmq_balance *b, unsigned need, unsigned mo
 		if (victim == NONE)
 			break;
 		if (try_park(w, victim)) {
+			/* Nor another one instead, which would take more moves. */
+			if (takes_back(w)) {
+				unpark(w, victim);
+				return "a core is dispensable, but took a queue within the last second";
+			}
+			b->history.parked_ms = b->history.clock_ms;
 			b->history.uneven_ms = -1; /* of those that stay it is to be seen */
 			return NULL;
 		}
 		w->cores[victim].tried = true;
 	}
-	return "a core is dispensable, but its queues fit nowhere below high - margin";
+	return "a core is dispensable, but its queues fit nowhere below target";
 }

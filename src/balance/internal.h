@@ -35,6 +35,7 @@
 #define RECENT_COST   0.05   /* what such a move costs in the fit, in cores */
 #define BACK_COST     0.50   /* what it costs if it would take the queue back where it came from, in cores */
 #define WINDOW	      16     /* parts of hold_ms in which the need of cores is remembered */
+#define HOLD_STEPS    4.0    /* the shortest hold is hold_ms over this */
 #define SERVES_MIN    0.01   /* demand of a queue worth moving in the fast loop, in cores */
 #define ECONOMY_SHARE 0.1    /* least that a move to a cheaper place saves, as a share of the demand: above noise */
 #define NODES_MAX     64     /* nodes above this one count as unknown */
@@ -122,8 +123,10 @@ struct history {
 	double tokens;		   /* moves the budget allows; below 0: owed */
 	unsigned need[WINDOW + 1]; /* most cores needed, per part of hold_ms */
 	unsigned long part;	   /* part of the newest entry */
-	double uneven_ms;	   /* clock since which the load has been uneven, < 0: it is not */
-	double hopeless_ms;	   /* clock until which the fast loop does not search for more than one move */
+	double hold_ms;		   /* time for which the need is held at present: hold_ms / HOLD_STEPS to hold_ms */
+	double parked_ms;   /* clock when a core parked of which is not known yet whether that was right, < 0: none */
+	double uneven_ms;   /* clock since which the load has been uneven, < 0: it is not */
+	double hopeless_ms; /* clock until which the fast loop does not search for more than one move */
 	unsigned n_streaks;
 };
 
@@ -146,6 +149,9 @@ struct step {
 	int queue, to;
 	double score;
 };
+
+/* balance.c */
+double dvmq_balance_rate(const struct dvmq_balance *b);
 
 /* fast.c, slow.c: they return why nothing was done, or NULL. */
 const char *dvmq_fast(struct dvmq_balance *b, bool dry);

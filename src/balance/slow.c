@@ -179,7 +179,7 @@ const char *dvmq_slow(struct dvmq_balance *b, uint32_t max_moves)
 	if (metered && dvmq_cores_hottest(w) == NONE)
 		w->limit = urgent + (h->tokens > 0 ? (unsigned)h->tokens : 0);
 
-	need = dvmq_bound_cores(w, w->params->high - w->params->margin);
+	need = dvmq_bound_cores(w, w->params->target);
 	most = dvmq_cores_remember(b, need);
 	dvmq_cores_grow(b);
 	if (uneven(b, need, &floor) || b->n_activate > growth) {
@@ -192,8 +192,11 @@ const char *dvmq_slow(struct dvmq_balance *b, uint32_t max_moves)
 		calm = dvmq_work_max(w) <= w->lower * GOAL_TIGHT ? "balanced"
 								 : "uneven, but not above high, nor for hold_ms";
 	}
-	if (b->n_activate == growth && (!metered || h->tokens >= 1)) {
-		/* Emptying a core is one decision: the budget may be overdrawn for it, and is owed. */
+	/*
+	 * Emptying a core is one decision: the budget may be overdrawn for it, and is owed.  What the fast loop owes
+	 * is no obstacle, else a load that keeps it busy would never let a core go.
+	 */
+	if (b->n_activate == growth && (!metered || h->tokens > -dvmq_balance_rate(b))) {
 		unsigned limit = w->limit;
 
 		if (metered)

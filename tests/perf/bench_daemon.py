@@ -142,16 +142,13 @@ def wake(bench):
         side.memif_uplink([1])
     for case, make in (("guest to guest (kick)", guests_only), ("uplink without interrupts", with_uplink)):
         side, scene = one_side(bench, make)
-        rows = {"wake": [], "floor": []}
         with scene as guests:
             guests.ask(f"run {side.name} 50")
-            for _ in range(bench.repeat):
-                rows["floor"].append(guests.ask(f"floor {times} {gap}"))
-                rows["wake"].append(guests.ask(f"wake {side.name} {times} {gap}"))
-        for what, label in (("floor", "blocked thread"), ("wake", "A")):
+            rounds = [guests.ask(f"wake {side.name} {times} {gap}") for _ in range(bench.repeat)]
+        for what, label in (("thread", "blocked thread"), ("packet", "A")):
             for share in ("p50_us", "p99_us"):
-                values = [r[share] for r in rows[what]]
-                missed = sum(r["missed"] for r in rows[what])
+                values = [r[what][share] for r in rounds]
+                missed = sum(r[what]["missed"] for r in rounds)
                 bench.row("wake", case, label, share, stats.median(values), "us", min(values), max(values),
                           f"{missed} not within 0.5 s" if missed else "")
 

@@ -186,14 +186,13 @@ def smoke(bench):
         moved = sum(t["packets"] + t["discarded"] for turns in starts[0] for t in turns.values())
         report = guests.ask("run A 100")
         woken = guests.ask("wake A 3 500")
-        floor = guests.ask("floor 3 500")
         queues = sides[0].ask("show queue all")
     bench.row("smoke", "V2V", "A", "turns", len(starts[0]), "", note=f"{moved} windows and packets")
     bench.row("smoke", "V2V and P2V", "A", "packets", report["packets"], "packets")
     bench.row("smoke", "V2V and P2V", "A", "reordered", report["reordered"] + report["duplicated"], "packets")
     bench.row("smoke", "latency", "A", "p50_us", report["p50_us"], "us", 0, report["max_us"])
-    bench.row("smoke", "wake", "A", "woken", woken["n"], "times")
-    bench.row("smoke", "wake", "blocked thread", "woken", floor["n"], "times")
+    bench.row("smoke", "wake", "A", "woken", woken["packet"]["n"], "times")
+    bench.row("smoke", "wake", "blocked thread", "woken", woken["thread"]["n"], "times")
     bench.row("smoke", "show queue", "A", "queues", len(queues), "queues")
 
 

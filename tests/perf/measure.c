@@ -458,11 +458,26 @@ static void step(struct dvmq_side *side, double low, double high, double limit_m
 
 /* ---- waking up ---- */
 
-static void tell_latency(const char *event, const struct dvmq_histogram *h, unsigned missed)
+/* How long they took, those that ended within 0.5 s. */
+struct sample {
+	struct dvmq_histogram h;
+	unsigned missed;
+};
+
+static void sample_add(struct sample *sample, uint64_t cycles)
 {
-	printf("{\"event\":\"%s\",\"n\":%lu,\"missed\":%u,\"p50_us\":%.3f,\"p90_us\":%.3f,\"p99_us\":%.3f,\"max_us\":%."
-	       "3f}\n",
-	       event, h->n, missed, dvmq_histogram_us(h, 0.5), dvmq_histogram_us(h, 0.9), dvmq_histogram_us(h, 0.99),
+	if (cycles > 0)
+		dvmq_histogram_add(&sample->h, cycles);
+	else
+		sample->missed++;
+}
+
+static void tell_sample(const char *what, const struct sample *sample)
+{
+	const struct dvmq_histogram *h = &sample->h;
+
+	printf("\"%s\":{\"n\":%lu,\"missed\":%u,\"p50_us\":%.3f,\"p90_us\":%.3f,\"p99_us\":%.3f,\"max_us\":%.3f}", what,
+	       h->n, sample->missed, dvmq_histogram_us(h, 0.5), dvmq_histogram_us(h, 0.9), dvmq_histogram_us(h, 0.99),
 	       h->max * 1e6 / dvmq_tsc_hz);
 }
 
@@ -475,42 +490,25 @@ static void stay_silent(double us)
 		;
 }
 
-/* One packet of the first sender after silence, and the time until it arrives. */
-static void wake(struct dvmq_side *side, unsigned times, double gap_us)
+/* One packet after silence: the cycles until it arrives; 0: it does not. */
+static uint64_t wake_switch(struct dvmq_side *side, struct dvmq_actor *sender, double gap_us)
 {
-	static struct dvmq_histogram h;
-	struct dvmq_actor *sender = NULL;
-	unsigned missed = 0;
+	uint64_t start, limit, now, passed;
 
-	memset(&h, 0, sizeof(h));
-	for (unsigned i = 0; i < side->n && sender == NULL; i++)
-		if (side->actors[i]->role == DVMQ_SEND)
-			sender = side->actors[i];
-	if (sender == NULL)
-		dvmq_die("side %s: nobody sends", side->name);
-	set_rate(side, 0);
-	for (unsigned i = 0; i < times; i++) {
-		uint64_t start, limit, now, passed;
-
-		dvmq_serve(side, __rdtsc());
-		stay_silent(gap_us);
-		dvmq_serve(side, __rdtsc());
-		passed = dvmq_passed(side);
-		start = now = __rdtsc();
-		limit = start + dvmq_cycles(0.5);
-		dvmq_ring_give(sender->tx, 1);
-		sender->given++;
-		dvmq_ring_kick(sender->tx);
-		while (dvmq_passed(side) == passed && now < limit) {
-			now = __rdtsc();
-			dvmq_serve(side, now);
-		}
-		if (now < limit)
-			dvmq_histogram_add(&h, now - start);
-		else
-			missed++;
+	dvmq_serve(side, __rdtsc());
+	stay_silent(gap_us);
+	dvmq_serve(side, __rdtsc());
+	passed = dvmq_passed(side);
+	start = now = __rdtsc();
+	limit = start + dvmq_cycles(0.5);
+	dvmq_ring_give(sender->tx, 1);
+	sender->given++;
+	dvmq_ring_kick(sender->tx);
+	while (dvmq_passed(side) == passed && now < limit) {
+		now = __rdtsc();
+		dvmq_serve(side, now);
 	}
-	tell_latency("wake", &h, missed);
+	return now < limit ? now - start : 0;
 }
 
 static int floor_fd;
@@ -535,37 +533,52 @@ static void *sleeper(void *unused)
 }
 
 /* What any program pays here for being woken: a thread blocked in epoll, an eventfd, another CPU. */
-static void wake_floor(unsigned times, double gap_us)
+static uint64_t wake_thread(double gap_us)
 {
-	static struct dvmq_histogram h;
-	unsigned missed = 0;
-	pthread_t thread;
+	uint64_t start, limit, at = 0;
 
-	memset(&h, 0, sizeof(h));
+	stay_silent(gap_us);
+	atomic_store(&woken, 0);
+	start = __rdtsc();
+	limit = start + dvmq_cycles(0.5);
+	eventfd_write(floor_fd, 1);
+	while (at == 0 && __rdtsc() < limit)
+		at = atomic_load_explicit(&woken, memory_order_acquire);
+	return at > start ? at - start : 0;
+}
+
+/* Both in turn, so that what the machine does meanwhile meets both. */
+static void wake(struct dvmq_side *side, unsigned times, double gap_us)
+{
+	static struct sample packet, thread;
+	struct dvmq_actor *sender = NULL;
+	pthread_t id;
+
+	memset(&packet, 0, sizeof(packet));
+	memset(&thread, 0, sizeof(thread));
+	for (unsigned i = 0; i < side->n && sender == NULL; i++)
+		if (side->actors[i]->role == DVMQ_SEND)
+			sender = side->actors[i];
+	if (sender == NULL)
+		dvmq_die("side %s: nobody sends", side->name);
+	set_rate(side, 0);
 	floor_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	atomic_store(&floor_over, false);
-	if (floor_fd < 0 || pthread_create(&thread, NULL, sleeper, NULL) != 0)
+	if (floor_fd < 0 || pthread_create(&id, NULL, sleeper, NULL) != 0)
 		dvmq_die("no thread, or no eventfd");
 	for (unsigned i = 0; i < times; i++) {
-		uint64_t start, limit, at = 0;
-
-		stay_silent(gap_us);
-		atomic_store(&woken, 0);
-		start = __rdtsc();
-		limit = start + dvmq_cycles(0.5);
-		eventfd_write(floor_fd, 1);
-		while (at == 0 && __rdtsc() < limit)
-			at = atomic_load_explicit(&woken, memory_order_acquire);
-		if (at > start)
-			dvmq_histogram_add(&h, at - start);
-		else
-			missed++;
+		sample_add(&packet, wake_switch(side, sender, gap_us));
+		sample_add(&thread, wake_thread(gap_us));
 	}
 	atomic_store(&floor_over, true);
 	eventfd_write(floor_fd, 1);
-	pthread_join(thread, NULL);
+	pthread_join(id, NULL);
 	close(floor_fd);
-	tell_latency("floor", &h, missed);
+	printf("{\"event\":\"wake\",");
+	tell_sample("packet", &packet);
+	printf(",");
+	tell_sample("thread", &thread);
+	printf("}\n");
 }
 
 /* ---- commands ---- */
@@ -604,8 +617,6 @@ static bool obey(const char *line)
 		step(find_side(name), a, b, c, pid, tid);
 	else if (sscanf(line, "wake %31s %lf %lf", name, &a, &b) == 3)
 		wake(find_side(name), (unsigned)a, b);
-	else if (sscanf(line, "floor %lf %lf", &a, &b) == 2)
-		wake_floor((unsigned)a, b);
 	else if (strcmp(line, "quit\n") == 0)
 		return false;
 	else

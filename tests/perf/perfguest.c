@@ -643,9 +643,9 @@ static void usage(void)
 	     "once\n"
 	     "  rates SIDE PPS...                              of each that sends, in their order\n"
 	     "  step SIDE LOW HIGH LIMIT_MS PID TID            from one rate to another: when does that thread run?\n"
-	     "  wake SIDE TIMES GAP_US                         single packets after silence: latency\n"
-	     "  floor TIMES GAP_US                             the same for a thread on --switch-cpu that an eventfd "
-	     "wakes\n"
+	     "  wake SIDE TIMES GAP_US                         single packets after silence: latency; in turn, that of a "
+	     "thread\n"
+	     "                                                 on --switch-cpu that an eventfd wakes\n"
 	     "  quit");
 	exit(0);
 }

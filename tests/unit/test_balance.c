@@ -670,9 +670,8 @@ static void test_parks_after_hold(void)
 	while (count_active() == 4 && world.now_ms < since + 3000)
 		run_slow(50);
 	CU_ASSERT_EQUAL(plan.n_park, 1);
-	CU_ASSERT_STRING_EQUAL(plan.park[0].reason, "not needed for 2000 ms; no core above 0.80 without it");
-	/* The moves of a parking are owed to the budget, so the next takes its time; in the end one core carries 0.8.
-	 */
+	CU_ASSERT_STRING_EQUAL(plan.park[0].reason, "not needed for 2000 ms; no core above 0.85 without it");
+	/* The moves of a parking are owed to the budget; in the end one core carries 0.8. */
 	run_slow(60000);
 	CU_ASSERT_EQUAL(count_active(), 1);
 	CU_ASSERT(max_load() <= 0.8 + 1e-9);
@@ -719,14 +718,113 @@ static void test_hold_remembers_the_peak(void)
 	}
 }
 
+/* Demand of all 40 queues from now on; returns how long it takes until a core parks, in ms, 5000 at most. */
+static double parks_after(double demand)
+{
+	double since = world.now_ms;
+	unsigned n = count_active();
+
+	for (unsigned i = 0; i < 40; i++)
+		queues[i].demand = demand;
+	while (count_active() >= n && world.now_ms < since + 5000)
+		run_slow(50);
+	return world.now_ms - since;
+}
+
+/* Where nothing comes back soon after a core has parked, a need is held for shorter, else for longer again. */
+static void test_hold_is_learned(void)
+{
+	static const double held[] = {2000, 1000, 500, 500, 1000, 2000, 2000, 1000};
+	struct dvmq_balance_params params;
+
+	begin(2, 2);
+	dvmq_balance_defaults(&params);
+	params.budget = 1000;
+	renew_balance(&params);
+	for (unsigned i = 0; i < 40; i++)
+		add(i % 2, 0.03);
+	run_slow(5000);
+	for (unsigned k = 0; k < sizeof(held) / sizeof(*held); k++) {
+		double took = parks_after(0.01);
+		char reason[DVMQ_BALANCE_REASON];
+
+		/* An eighth of it is the memory's resolution, and the clock's the slow loop. */
+		CU_ASSERT(took >= held[k] && took <= held[k] + 250);
+		snprintf(reason, sizeof(reason), "not needed for %.0f ms; no core above 0.85 without it", held[k]);
+		CU_ASSERT_STRING_EQUAL(plan.park[0].reason, reason);
+		/* Of the parkings number 3, 4, 5 the load comes back soon. */
+		run_slow(k >= 3 && k <= 5 ? 900 : 1100);
+		for (unsigned i = 0; i < 40; i++)
+			queues[i].demand = 0.03;
+		run_slow(1200);
+		CU_ASSERT_EQUAL(count_active(), 2);
+	}
+}
+
+/* What the fast loop owes the budget, all the time, keeps no core awake. */
+static void test_parks_in_spite_of_debt(void)
+{
+	unsigned burst = 0, moves = 0;
+
+	begin(4, 4);
+	for (unsigned i = 0; i < 16; i++)
+		add(i % 4, 0.07);
+	run_slow(1000);
+	for (unsigned k = 0; k < 40 && count_active() > 2; k++) {
+		/* Each 150 ms another core is overloaded by one queue, until that has gone elsewhere. */
+		queues[burst].demand = 0.07;
+		burst = (burst + 1) % 16;
+		queues[burst].demand += 0.91 - load_of(queues[burst].core);
+		fast();
+		moves += plan.n_moves;
+		queues[burst].demand = 0.07;
+		run_slow(150);
+	}
+	CU_ASSERT(moves >= 5);
+	CU_ASSERT_EQUAL(count_active(), 2);
+}
+
+/* A core that took a queue does not park before the queue may go back. */
+static void test_parking_undoes_nothing(void)
+{
+	struct dvmq_balance_params params;
+
+	begin(2, 1);
+	dvmq_balance_defaults(&params);
+	params.hold_ms = 0;
+	params.cooldown_ms = 0;
+	renew_balance(&params);
+	for (unsigned i = 0; i < 8; i++)
+		add(0, 0.05);
+	run_slow(2000);
+	queues[0].demand = 0.6;
+	fast();
+	CU_ASSERT_EQUAL(plan.n_moves, 1);
+	CU_ASSERT_EQUAL(count_active(), 2);
+	queues[0].demand = 0.05;
+	run_slow(900);
+	CU_ASSERT_EQUAL(count_active(), 2);
+	CU_ASSERT_PTR_NOT_NULL(strstr(plan.reason, "a core is dispensable, but took a queue within the last second"));
+	run_slow(200);
+	CU_ASSERT_EQUAL(count_active(), 1);
+}
+
 static void test_park_needs_room(void)
 {
-	/* 1.6 on two cores: each at high - margin. Neither can go, nor wake a third. */
-	begin(3, 2);
+	/* 1.72 on two cores, each above target. Neither can go, nor wake a third; with three awake none can go. */
+	for (unsigned awake = 2; awake <= 3; awake++) {
+		begin(3, awake);
+		for (unsigned i = 0; i < 16; i++)
+			add(i % awake, 0.1075);
+		run_slow(10000);
+		CU_ASSERT_EQUAL(count_active(), awake);
+	}
+	/* 1.68 fits below it. */
 	for (unsigned i = 0; i < 16; i++)
-		add(i % 2, 0.1);
-	run_slow(10000);
+		queues[i].demand = 0.105;
+	run_slow(3000);
 	CU_ASSERT_EQUAL(count_active(), 2);
+	CU_ASSERT_DOUBLE_EQUAL(max_load(), 0.84, 1e-9);
 	/* A core with a pinned queue does not park. */
 	begin(2, 2);
 	add(0, 0.01)->pinned = true;
@@ -1577,6 +1675,9 @@ int main(void)
 	    {"cores: down after hold_ms", test_parks_after_hold},
 	    {"cores: nothing is evened out before", test_no_evenness_before_parking},
 	    {"cores: the peak is remembered", test_hold_remembers_the_peak},
+	    {"cores: how long is learned", test_hold_is_learned},
+	    {"cores: the fast loop's debt", test_parks_in_spite_of_debt},
+	    {"cores: parking undoes nothing", test_parking_undoes_nothing},
 	    {"cores: parking needs room", test_park_needs_room},
 	    {"cores: never none", test_never_below_one},
 	    {"wish: parked", test_keep_parked},
