@@ -15,8 +15,8 @@
 /* The keys of [balance]; dvmq_balance_defaults() documents the defaults. */
 struct dvmq_balance_params {
 	double high;          /* load above which a core is overloaded, 0..1 */
-	double target;        /* load that a core is filled to: when others wake, and at most when one parks, 0..1 */
-	double margin;        /* unevenness that is left alone; what needs more than high - margin gets soft queues */
+	double target;        /* load that a core is filled to, 0..1 */
+	double margin;        /* a core parks only if no other would rise above high - margin; a default queue above it is relieved */
 	double fast_ms;       /* period of the fast loop, ms */
 	double slow_ms;       /* period of the slow loop, ms */
 	double budget;        /* most moves per second, as a percentage of the queues */

@@ -16,7 +16,7 @@ void dvmq_balance_defaults(struct dvmq_balance_params *params)
 	*params = (struct dvmq_balance_params){
 	    .high = 0.90,
 	    .target = 0.85,
-	    .margin = 0.10,
+	    .margin = 0.05,
 	    .fast_ms = 1,
 	    .slow_ms = 50,
 	    .budget = 4,
@@ -226,6 +226,16 @@ static unsigned list_moves(struct dvmq_balance *b, enum dvmq_loop loop)
 	return n;
 }
 
+/* Moves that the budget is for: an idle queue has nothing to wait and no warm cache to lose. */
+static unsigned costly_moves(const struct work *w, const struct dvmq_plan *plan)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < plan->n_moves; i++)
+		n += w->queues[plan->moves[i].index].demand >= IDLE_MOST;
+	return n;
+}
+
 static unsigned list_parks(struct dvmq_balance *b)
 {
 	const struct work *w = &b->work;
@@ -241,7 +251,7 @@ static unsigned list_parks(struct dvmq_balance *b)
 		if (c->dispensable)
 			snprintf(action->reason, sizeof(action->reason),
 				 "not needed for %.0f ms; no core above %.2f without it", b->history.hold_ms,
-				 w->params->target);
+				 w->params->high - w->params->margin);
 		else
 			snprintf(action->reason, sizeof(action->reason), "the operator keeps it parked");
 		n++;
@@ -324,7 +334,7 @@ int dvmq_balance_plan(struct dvmq_balance *b, const struct dvmq_snapshot *snapsh
 	explain(ret_plan, nothing);
 
 	/* The fast loop is never refused a move, but what it moves is missing in the budget, for at most a second. */
-	b->history.tokens -= ret_plan->n_moves;
+	b->history.tokens -= costly_moves(w, ret_plan);
 	if (loop == DVMQ_LOOP_FAST)
 		b->history.tokens = fmax(b->history.tokens, fmin(before.tokens, -dvmq_balance_rate(b)));
 	if (dry)

@@ -216,10 +216,10 @@ static bool takes_back(const struct work *w)
 	return false;
 }
 
-/* Whether parking this core keeps the others below target; if so the working copy is left with it empty. */
+/* Whether parking this core keeps the others below high - margin; if so the working copy is left with it empty. */
 static bool try_park(struct work *w, int core)
 {
-	double cap = w->params->target;
+	double cap = w->params->high - w->params->margin;
 	struct core *c = &w->cores[core];
 
 	dvmq_work_save(w, w->saved);
@@ -242,15 +242,11 @@ static bool try_park(struct work *w, int core)
 	return false;
 }
 
-/* Parks a core not needed for as long as that is held: first one that shares its physical core, then the emptiest. */
-const char *dvmq_cores_shrink(struct dvmq_balance *b, unsigned need, unsigned most)
+/* The next core to go: first one that shares its physical core, then the emptiest.  NULL: it went. */
+static const char *park_next(struct dvmq_balance *b, bool *ret_idle)
 {
 	struct work *w = &b->work;
 
-	if (dvmq_cores_open(w) <= need || dvmq_cores_open(w) <= 1)
-		return NULL;
-	if (dvmq_cores_open(w) <= most || b->history.clock_ms < b->params.hold_ms)
-		return "a core is dispensable, but not yet for hold_ms";
 	for (unsigned i = 0; i < w->n_cores; i++)
 		w->cores[i].tried = false;
 	for (unsigned tries = 0; tries < PARK_TRIES; tries++) {
@@ -271,17 +267,40 @@ const char *dvmq_cores_shrink(struct dvmq_balance *b, unsigned need, unsigned mo
 		}
 		if (victim == NONE)
 			break;
+		*ret_idle = dvmq_work_largest(w, victim) < IDLE_MOST;
 		if (try_park(w, victim)) {
 			/* Nor another one instead, which would take more moves. */
-			if (takes_back(w)) {
-				unpark(w, victim);
-				return "a core is dispensable, but took a queue within the last second";
-			}
-			b->history.parked_ms = b->history.clock_ms;
-			b->history.uneven_ms = -1; /* of those that stay it is to be seen */
-			return NULL;
+			if (!takes_back(w))
+				return NULL;
+			unpark(w, victim);
+			return "a core is dispensable, but took a queue within the last second";
 		}
 		w->cores[victim].tried = true;
 	}
-	return "a core is dispensable, but its queues fit nowhere below target";
+	return "a core is dispensable, but its queues fit nowhere below high - margin";
+}
+
+/*
+ * Parks a core not needed for as long as that is held; then it is to be seen how the others fare.  Those that are idle all
+ * at once.
+ */
+const char *dvmq_cores_shrink(struct dvmq_balance *b, unsigned need, unsigned most)
+{
+	struct work *w = &b->work;
+	bool parked = false, idle;
+	const char *why;
+
+	if (dvmq_cores_open(w) <= need || dvmq_cores_open(w) <= 1)
+		return NULL;
+	if (dvmq_cores_open(w) <= most || b->history.clock_ms < b->params.hold_ms)
+		return "a core is dispensable, but not yet for hold_ms";
+	do {
+		why = park_next(b, &idle);
+		parked |= why == NULL;
+	} while (why == NULL && idle && dvmq_cores_open(w) > most && dvmq_cores_open(w) > 1);
+	if (!parked)
+		return why;
+	b->history.parked_ms = b->history.clock_ms;
+	b->history.uneven_ms = -1;
+	return NULL;
 }

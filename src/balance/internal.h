@@ -37,6 +37,8 @@
 #define WINDOW	      16     /* parts of hold_ms in which the need of cores is remembered */
 #define HOLD_STEPS    4.0    /* the shortest hold is hold_ms over this */
 #define SERVES_MIN    0.01   /* demand of a queue worth moving in the fast loop, in cores */
+#define IDLE_MOST     0.001  /* a queue that needs less has nothing that a move could disturb; in cores */
+#define UNEVEN	      0.10   /* so much above the goal, and below target, a core may be for ever, in cores */
 #define ECONOMY_SHARE 0.1    /* least that a move to a cheaper place saves, as a share of the demand: above noise */
 #define NODES_MAX     64     /* nodes above this one count as unknown */
 #define EPSILON	      1e-9
@@ -184,6 +186,7 @@ double dvmq_work_largest(struct work *w, int core);
 void dvmq_work_sort(const struct work *w, int *list, unsigned n);
 unsigned dvmq_work_gather(struct work *w, int core);
 bool dvmq_work_distant(const struct work *w);
+double dvmq_work_surcharge(const struct work *w, const struct queue *q);
 double dvmq_work_cost(const struct work *w, const struct queue *q, int from, int to);
 void dvmq_work_mark_mates(struct work *w, int queue, bool on);
 

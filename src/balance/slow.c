@@ -7,7 +7,6 @@
 
 #define FEW_QUEUES   16	   /* queues per core up to which the slow loop tries more than two goals */
 #define ECONOMY_MIN  0.005 /* least that a move to a cheaper place saves, in cores */
-#define ECONOMY_MOST 1.0   /* share of its demand that a queue may save at most, so that small ones need no look */
 
 static double goal_level(const struct work *w, double rest, double goal)
 {
@@ -67,7 +66,7 @@ static bool uneven(struct dvmq_balance *b, unsigned need, double *ret_floor)
 	*ret_floor = 0;
 	if (!h->slow_started)
 		return max > 0;
-	if (max <= level || max <= fmin(b->params.target, level + b->params.margin)) {
+	if (max <= level || max <= fmin(b->params.target, level + UNEVEN)) {
 		h->uneven_ms = -1;
 		return false;
 	}
@@ -139,10 +138,13 @@ static void economize(struct dvmq_balance *b)
 
 		for (unsigned i = 0; i < w->n_queues; i++) {
 			const struct queue *q = &w->queues[i];
+			double surcharge;
 
-			if (q->fixed || q->recent || q->core == NONE || q->core != q->home ||
-			    q->demand * ECONOMY_MOST < ECONOMY_MIN)
+			if (q->fixed || q->recent || q->core == NONE || q->core != q->home)
 				continue;
+			surcharge = dvmq_work_surcharge(w, q);
+			if (surcharge < ECONOMY_SHARE || -surcharge * q->demand >= best.score)
+				continue; /* the most that it could save */
 			for (unsigned d = 0; d < w->n_cores; d++) {
 				double cost;
 
@@ -179,7 +181,7 @@ const char *dvmq_slow(struct dvmq_balance *b, uint32_t max_moves)
 	if (metered && dvmq_cores_hottest(w) == NONE)
 		w->limit = urgent + (h->tokens > 0 ? (unsigned)h->tokens : 0);
 
-	need = dvmq_bound_cores(w, w->params->target);
+	need = dvmq_bound_cores(w, w->params->high - w->params->margin);
 	most = dvmq_cores_remember(b, need);
 	dvmq_cores_grow(b);
 	if (uneven(b, need, &floor) || b->n_activate > growth) {

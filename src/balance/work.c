@@ -348,6 +348,14 @@ bool dvmq_work_distant(const struct work *w)
 	return false;
 }
 
+/* What a queue needs more on its core than on the best that there could be, as a share of its demand. */
+double dvmq_work_surcharge(const struct work *w, const struct queue *q)
+{
+	const struct core *c = &w->cores[q->core];
+
+	return remote(w, q, c) + crowded(w, c);
+}
+
 /* What a queue needs more on one core than on another, in cores, and what it costs to undo a move; negative: less. */
 double dvmq_work_cost(const struct work *w, const struct queue *q, int from, int to)
 {

@@ -203,7 +203,7 @@ static void test_params(void)
 	dvmq_balance_defaults(&p);
 	CU_ASSERT_EQUAL(p.high, 0.90);
 	CU_ASSERT_EQUAL(p.target, 0.85);
-	CU_ASSERT_EQUAL(p.margin, 0.10);
+	CU_ASSERT_EQUAL(p.margin, 0.05);
 	CU_ASSERT_EQUAL(p.fast_ms, 1);
 	CU_ASSERT_EQUAL(p.slow_ms, 50);
 	CU_ASSERT_EQUAL(p.budget, 4);
@@ -675,6 +675,30 @@ static void test_parks_after_hold(void)
 	run_slow(60000);
 	CU_ASSERT_EQUAL(count_active(), 1);
 	CU_ASSERT(max_load() <= 0.8 + 1e-9);
+}
+
+/* Cores without load go all at once when their time has come, and what they owe the budget does not keep the next one. */
+static void test_parks_idle_cores(void)
+{
+	double since;
+
+	begin(16, 16);
+	for (unsigned i = 0; i < 256; i++)
+		add(i % 16, 0.052);
+	run_slow(5000);
+	CU_ASSERT_EQUAL(count_active(), 16);
+	for (unsigned i = 0; i < 256; i++)
+		queues[i].demand = i % 2 ? 0.0002 : 0;
+	since = world.now_ms;
+	while (count_active() > 1 && world.now_ms < since + 10000)
+		run_slow(50);
+	CU_ASSERT_EQUAL(count_active(), 1);
+	CU_ASSERT(world.now_ms <= since + 2500); /* hold_ms, and what it is counted in */
+	for (unsigned i = 0; i < 256; i++)
+		queues[i].demand = i < 16 ? 0.04 : 0;
+	run_slow(100);
+	CU_ASSERT_EQUAL(count_active(), 1);
+	CU_ASSERT_PTR_NULL(strstr(plan.reason, "budget"));
 }
 
 /* Nothing is evened out that the next parking would undo. */
@@ -1673,6 +1697,7 @@ int main(void)
 	    {"cool-down", test_cooldown},
 	    {"cores: up at once", test_wakes_what_it_needs},
 	    {"cores: down after hold_ms", test_parks_after_hold},
+	    {"cores: idle ones park together", test_parks_idle_cores},
 	    {"cores: nothing is evened out before", test_no_evenness_before_parking},
 	    {"cores: the peak is remembered", test_hold_remembers_the_peak},
 	    {"cores: how long is learned", test_hold_is_learned},

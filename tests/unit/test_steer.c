@@ -569,7 +569,7 @@ static void test_software_number(void)
 	CU_ASSERT_TRUE(taken_by("web1/soft0") > 0 && taken_by("web1/soft1") > 0 && taken_by("web1/soft2") > 0);
 	check_sum();
 
-	set_soft_demand(0.5, 0.31); /* the first two do not fit into one */
+	set_soft_demand(0.5, 0.36); /* the first two do not fit into one */
 	soft_ticks(10);
 	CU_ASSERT_EQUAL(n_soft(), 3);
 	set_soft_demand(0.39, 0.39);
@@ -578,7 +578,7 @@ static void test_software_number(void)
 	soft_ticks(1);
 	CU_ASSERT_EQUAL(n_soft(), 2);
 	CU_ASSERT_EQUAL(dvmq_decision_count("demote"), demoted + 1);
-	set_soft_demand(0.2, 0.65);
+	set_soft_demand(0.2, 0.7);
 	soft_ticks(10);
 	CU_ASSERT_EQUAL(n_soft(), 2);
 	set_soft_demand(0, 0);
