@@ -68,7 +68,7 @@ check "it is told how long it was" ctlq ".trace | .state == \"complete\" and .fi
 	.error == null and .snapshots == $(wc -l <"$trace")" show balance
 
 check "each line is a snapshot of the slow loop" every "(.t_ms | type) == \"number\" and .slow and
-	.params == {high: 0.8, target: 0.7, margin: 0.1, fast_ms: 1, slow_ms: 50, budget_percent: 7.5,
+	.params == {high: 0.8, target: 0.7, margin: 0.05, fast_ms: 1, slow_ms: 50, budget_percent: 7.5,
 		cooldown_ms: 100, hold_ms: 60000} and ([.cores[].core] | sort) == ([$A, $B] | sort)" "$trace"
 check "time goes on, a slow loop apart" jq -es '[.[].t_ms] | . == sort and (.[-1] - .[0]) / (length - 1) >= 49' "$trace"
 check "every queue with a guest is there, by its name" jq -es '([.[].queues[].queue] | unique) == ([
