@@ -92,13 +92,14 @@ struct dvmq_worker {
 	uint64_t last_packet;      /* TSC */
 	uint64_t packets;          /* taken since the start, */
 	uint64_t bulk_packets;     /* and those of turns that took DVMQ_BULK or more */
+	uint64_t bytes;            /* of all packets */
 	uint64_t woke_at;          /* TSC at the end of the last sleep */
 	uint64_t patience;         /* TSC cycles without a packet before it sleeps, policy balanced */
 	uint64_t window_begin;     /* of alarm.c, TSC */
 	uint64_t window_end;
 	uint64_t window_busy;      /* busy_cycles, packets and bulk_packets at its begin */
-	uint64_t window_packets, window_bulk;
-	unsigned burst;            /* most packets of a turn: DVMQ_BULK, or DVMQ_BURST while it is full */
+	uint64_t window_packets, window_bulk, window_bytes;
+	unsigned burst;            /* most packets of a turn: DVMQ_BULK; DVMQ_BURST while it is full and they are small */
 	unsigned next_gather;      /* whose turn it is in gather.c */
 	uint64_t full_at;          /* TSC at the end of the last window that was full */
 	unsigned full_windows;     /* in a row, up to now */

@@ -13,7 +13,8 @@
  *
  * While a worker is full it takes more packets in each turn, which saves it one part
  * in fifty.  One that keeps up does not: after a pause, its own or a guest's, long turns
- * would keep those waiting who are behind them.
+ * would keep those waiting who are behind them.  Nor where packets are large: they are copied twice, and what was
+ * copied first has left the cache until then.
  *
  * A full window that is too long does not count: something else had the CPU of the
  * worker, which looks like work for as long as a turn takes.
@@ -40,6 +41,7 @@
 #define WINDOWS_MORE 10	   /* that are one more */
 #define CALM_US	     10000 /* without a full window: the next ones are news again */
 #define BUSY_SHARE   4	   /* busy for less than that part of the time: what its packets would cost is of no interest */
+#define LARGE	     1024  /* bytes of a mean packet, above which long turns do not pay: see docs/performance.md */
 #define FULL_MOST    0.95  /* also where high is 1: between two turns some time goes to the loop itself */
 
 static int fd = -1;
@@ -95,6 +97,7 @@ void dvmq_alarm_look(struct dvmq_worker *w)
 	uint64_t busy = atomic_load_explicit(&w->busy_cycles, memory_order_relaxed);
 	uint64_t bulk = w->bulk_packets - w->window_bulk, packets = w->packets - w->window_packets;
 	bool is_full = busy - w->window_busy >= full * elapsed && bulk >= packets / 2;
+	bool large = w->bytes - w->window_bytes > LARGE * packets;
 	bool is_busy = (busy - w->window_busy) * BUSY_SHARE >= elapsed;
 
 	if (is_full && w->window_begin - w->full_at > CALM_US * w->cycles_per_us)
@@ -103,6 +106,7 @@ void dvmq_alarm_look(struct dvmq_worker *w)
 	w->window_busy = busy;
 	w->window_bulk = w->bulk_packets;
 	w->window_packets = w->packets;
+	w->window_bytes = w->bytes;
 	w->window_end = w->now + window;
 	if (!is_full) {
 		w->full_windows = 0;
@@ -116,7 +120,7 @@ void dvmq_alarm_look(struct dvmq_worker *w)
 	w->full_at = w->now;
 	w->full_windows++;
 	if (w->full_windows >= WINDOWS)
-		w->burst = DVMQ_BURST;
+		w->burst = large ? DVMQ_BULK : DVMQ_BURST;
 	if (w->full_windows == w->alarm_after) {
 		w->alarm_after = w->alarm_after == WINDOWS ? WINDOWS_MORE : UINT_MAX;
 		dvmq_alarm_raise(DVMQ_ALARM_FULL);

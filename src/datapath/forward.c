@@ -47,6 +47,7 @@ static void count_received(struct dvmq_worker *w, struct dvmq_queue *queue, unsi
 	c->rx_packets += n;
 	c->rx_bytes += bytes;
 	w->counted = true;
+	w->bytes += bytes;
 	dvmq_count(&queue->counters.packets, n);
 	dvmq_count(&queue->counters.bytes, bytes);
 }
@@ -665,6 +666,7 @@ static uint64_t count_from_ring(struct dvmq_worker *w, struct dvmq_queue *queue,
 		bytes += packets[i]->pkt_len;
 	}
 	w->counted = true;
+	w->bytes += bytes;
 	dvmq_count(&queue->counters.packets, n);
 	dvmq_count(&queue->counters.bytes, bytes);
 	return bytes;

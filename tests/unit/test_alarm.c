@@ -47,6 +47,7 @@ static void begin(double high)
 }
 
 static unsigned took = DVMQ_BULK; /* packets of a turn */
+static unsigned length = 64;	  /* bytes of each */
 
 /* A turn of `busy` cycles and then idle ones: as turn() in handover.c does it. */
 static void turn(struct dvmq_worker *worker, uint64_t busy, uint64_t idle)
@@ -54,6 +55,7 @@ static void turn(struct dvmq_worker *worker, uint64_t busy, uint64_t idle)
 	worker->now += busy;
 	dvmq_count(&worker->busy_cycles, busy);
 	worker->packets += took;
+	worker->bytes += took * length;
 	worker->bulk_packets += took >= DVMQ_BULK ? took : 0;
 	if (worker->now >= worker->window_end)
 		dvmq_alarm_look(worker);
@@ -154,6 +156,24 @@ static void test_burst(void)
 		CU_ASSERT_EQUAL(w.burst, DVMQ_BULK);
 		work(1, 50);
 	}
+}
+
+/* Large packets are copied while they are in the cache. */
+static void test_large(void)
+{
+	begin(0.9);
+	length = 1514;
+	work(10, 100);
+	CU_ASSERT_EQUAL(w.burst, DVMQ_BULK);
+	CU_ASSERT_EQUAL(alarms(), 2); /* as full as any */
+	length = 1024;
+	work(1, 100); /* the last window of the others ends in it */
+	work(1, 100);
+	CU_ASSERT_EQUAL(w.burst, DVMQ_BURST);
+	length = 1100;
+	work(2, 100);
+	CU_ASSERT_EQUAL(w.burst, DVMQ_BULK);
+	length = 64;
 }
 
 /* Half of the time full and half of it empty: one alarm at most for all of the bursts, and one when they do not end. */
@@ -276,6 +296,7 @@ int main(void)
 	    {"how full is full", test_threshold},
 	    {"few packets in each turn", test_few},
 	    {"longer turns", test_burst},
+	    {"large packets", test_large},
 	    {"bursts", test_bursts},
 	    {"theft and sleep", test_no_window},
 	    {"one system call", test_one_call},
