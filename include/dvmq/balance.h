@@ -102,7 +102,7 @@ struct dvmq_plan {
 
 struct dvmq_balance; /* parameters, history between calls, scratch memory */
 
-/* Fills in the defaults: high 0.90, target 0.85, margin 0.10, fast_ms 1, slow_ms 50, budget 4, cooldown_ms 100, hold_ms 2000. */
+/* Fills in the defaults: high 0.90, target 0.85, margin 0.05, fast_ms 1, slow_ms 50, budget 4, cooldown_ms 100, hold_ms 2000. */
 void dvmq_balance_defaults(struct dvmq_balance_params *params);
 
 /*

@@ -281,8 +281,8 @@ static const char *park_next(struct dvmq_balance *b, bool *ret_idle)
 }
 
 /*
- * Parks a core not needed for as long as that is held; then it is to be seen how the others fare.  Those that are idle all
- * at once.
+ * Parks a core not needed for as long as that is held; then it is to be seen how the others fare.  Those that are idle
+ * all at once.
  */
 const char *dvmq_cores_shrink(struct dvmq_balance *b, unsigned need, unsigned most)
 {

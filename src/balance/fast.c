@@ -8,6 +8,7 @@
 #define STANDING      0.5  /* occupancy from which a queue has a backlog */
 #define STANDING_TIME 0.5  /* of fast_ms, after which it stands if no call in between saw it gone */
 #define GAIN_MIN      0.05 /* share of its load that a step should take from a core where nothing fits */
+#define BACK_GAIN     0.20 /* so much more a step should lower the busier core if it takes a queue back, in cores */
 
 /* Marks the cores on which a backlog stands, in core.tried. */
 static void find_backlogs(struct dvmq_balance *b, bool dry)
@@ -75,11 +76,14 @@ static bool fit(struct work *w, int c, double cap, bool whole, unsigned n, struc
 	return best.queue != NONE;
 }
 
-/* Where nothing fits: the move that lowers the busier of its two cores most, of several the one to the best place. */
+/*
+ * Where nothing fits: the move that lowers the busier of its two cores most, of several the one to the best place.  A
+ * queue is taken back only from a core that has more to do than it can (or on which a backlog stands), and rather not.
+ */
 static bool level_pair(struct work *w, int c, int only, bool settled, unsigned n, struct step *ret_step)
 {
 	double load = w->cores[c].load, least = 0;
-	struct step best = {NONE, NONE, load};
+	struct step best = {NONE, NONE, INFINITY};
 
 	for (unsigned i = 0; i < n; i++) {
 		const struct queue *q = &w->queues[w->list[i]];
@@ -91,19 +95,19 @@ static bool level_pair(struct work *w, int c, int only, bool settled, unsigned n
 		if (settled && age >= 0 && age < w->params->cooldown_ms)
 			continue;
 		for (unsigned d = 0; d < w->n_cores; d++) {
+			bool back = (int)d == q->left;
 			double score, cost;
 
-			if ((int)d == c || !w->cores[d].open || (only != NONE && only != (int)d))
+			if ((int)d == c || !w->cores[d].open || (only != NONE && only != (int)d) ||
+			    (back && load > w->params->high && load <= 1))
 				continue;
-			cost = dvmq_work_cost(w, q, c, d);
-			/* There is no other way left: it may be taken back. */
-			if ((int)d == q->left)
-				cost -= BACK_COST;
+			cost = dvmq_work_distance(w, q, c, d);
 			score = fmax(load - q->demand, w->cores[d].load + q->demand) + fmax(0, cost);
-			if (score > best.score || (score == best.score && cost >= least))
-				continue;
 			/* Little is not worth a move; but of a core far above, one queue can take only itself. */
-			if (load - score >= fmin(GAIN_MIN * load, q->demand / 2)) {
+			if (load - score < fmin(GAIN_MIN * load, q->demand / 2))
+				continue;
+			score += back ? BACK_GAIN : 0;
+			if (score < best.score || (score == best.score && cost < least)) {
 				best = (struct step){w->list[i], d, score};
 				least = cost;
 			}

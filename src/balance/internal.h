@@ -35,7 +35,7 @@
 #define RECENT_COST   0.05   /* what such a move costs in the fit, in cores */
 #define BACK_COST     0.50   /* what it costs if it would take the queue back where it came from, in cores */
 #define WINDOW	      16     /* parts of hold_ms in which the need of cores is remembered */
-#define HOLD_STEPS    4.0    /* the shortest hold is hold_ms over this */
+#define HOLD_STEPS    8.0    /* the shortest hold is hold_ms over this */
 #define SERVES_MIN    0.01   /* demand of a queue worth moving in the fast loop, in cores */
 #define IDLE_MOST     0.001  /* a queue that needs less has nothing that a move could disturb; in cores */
 #define UNEVEN	      0.10   /* so much above the goal, and below target, a core may be for ever, in cores */
@@ -126,9 +126,9 @@ struct history {
 	unsigned need[WINDOW + 1]; /* most cores needed, per part of hold_ms */
 	unsigned long part;	   /* part of the newest entry */
 	double hold_ms;		   /* time for which the need is held at present: hold_ms / HOLD_STEPS to hold_ms */
-	double parked_ms;   /* clock when a core parked of which is not known yet whether that was right, < 0: none */
-	double uneven_ms;   /* clock since which the load has been uneven, < 0: it is not */
-	double hopeless_ms; /* clock until which the fast loop does not search for more than one move */
+	double parked_ms; /* clock when a core parked of which is not known yet whether that was right, < 0: none */
+	double uneven_ms; /* clock since which the load has been uneven, < 0: it is not */
+	double hopeless_ms[2]; /* clock until which the fast loop searches for one move only; [1]: of a core above 1 */
 	unsigned n_streaks;
 };
 
@@ -187,6 +187,7 @@ void dvmq_work_sort(const struct work *w, int *list, unsigned n);
 unsigned dvmq_work_gather(struct work *w, int core);
 bool dvmq_work_distant(const struct work *w);
 double dvmq_work_surcharge(const struct work *w, const struct queue *q);
+double dvmq_work_distance(const struct work *w, const struct queue *q, int from, int to);
 double dvmq_work_cost(const struct work *w, const struct queue *q, int from, int to);
 void dvmq_work_mark_mates(struct work *w, int queue, bool on);
 
@@ -199,5 +200,6 @@ void dvmq_repair(struct work *w, double level);
 double dvmq_repair_level(struct work *w, int core, double level);
 double dvmq_repair_excess(struct work *w, double level);
 void dvmq_repair_drain(struct work *w, int core);
+void dvmq_repair_anew(struct work *w, double stay);
 
 #endif

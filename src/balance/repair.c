@@ -589,3 +589,46 @@ void dvmq_repair(struct work *w, double level)
 			w->cores[c].tried = true;
 	go_home(w);
 }
+
+/*
+ * Fills w->kept with everything placed anew: the largest first, each to where that leaves least, at home where that
+ * leaves at most `stay` more.  For where the steps above get stuck, as three queues and more would have to change
+ * places.
+ */
+void dvmq_repair_anew(struct work *w, double stay)
+{
+	bool distant = dvmq_work_distant(w);
+	unsigned n = 0;
+
+	dvmq_work_save(w, w->kept);
+	for (unsigned i = 0; i < w->n_cores; i++)
+		w->cores[i].level = 0;
+	for (unsigned i = 0; i < w->n_queues; i++) {
+		const struct queue *q = &w->queues[i];
+
+		if (q->core == NONE)
+			continue;
+		if (q->fixed)
+			w->cores[q->core].level += q->demand;
+		else
+			w->list[n++] = i;
+	}
+	dvmq_work_sort(w, w->list, n);
+	for (unsigned k = 0; k < n; k++) {
+		const struct queue *q = &w->queues[w->list[k]];
+		double least = INFINITY;
+		int to = NONE;
+
+		for (unsigned i = 0; i < w->n_cores; i++) {
+			double cost = distant ? fmax(0, dvmq_work_distance(w, q, q->core, i)) : 0;
+			double level = w->cores[i].level + cost - ((int)i == q->home ? stay : 0);
+
+			if (w->cores[i].open && level < least) {
+				least = level;
+				to = i;
+			}
+		}
+		w->cores[to].level += q->demand;
+		w->kept[w->list[k]] = to;
+	}
+}

@@ -5,8 +5,8 @@
 
 #include "internal.h"
 
-#define FEW_QUEUES   16	   /* queues per core up to which the slow loop tries more than two goals */
-#define ECONOMY_MIN  0.005 /* least that a move to a cheaper place saves, in cores */
+#define FEW_QUEUES  16	  /* queues per core up to which the slow loop tries more than two goals */
+#define ECONOMY_MIN 0.005 /* least that a move to a cheaper place saves, in cores */
 
 static double goal_level(const struct work *w, double rest, double goal)
 {
@@ -83,6 +83,34 @@ static bool uneven(struct dvmq_balance *b, unsigned need, double *ret_floor)
 	return max > b->params.high;
 }
 
+static bool overfull(struct work *w)
+{
+	int core = dvmq_cores_hottest(w);
+
+	return core != NONE && w->cores[core].load > 1;
+}
+
+/* A core still has more to do than it can: everything is placed anew if that ends it, whatever the moves. */
+static void place_anew(struct work *w)
+{
+	static const double stays[] = {0.1, 0.03, EPSILON}; /* the more, the fewer moves */
+	double rest;
+
+	if (!overfull(w))
+		return;
+	dvmq_bound(w, &rest);
+	if (rest > 1) /* more load than cores: nothing ends it */
+		return;
+	dvmq_work_save(w, w->saved);
+	for (unsigned try = 0; try < sizeof(stays) / sizeof(*stays); try++) {
+		dvmq_repair_anew(w, stays[try]);
+		dvmq_work_restore(w, w->kept);
+		if (!overfull(w) && w->moved <= w->limit)
+			return;
+		dvmq_work_restore(w, w->saved);
+	}
+}
+
 /* Repairs; while that leaves a core above high, with one core more, as long as repair has a use for it. */
 static void end_overload(struct dvmq_balance *b, double floor)
 {
@@ -105,6 +133,7 @@ static void end_overload(struct dvmq_balance *b, double floor)
 		dvmq_cores_wake(b, core, "core %u stays at %.2f, above high %.2f", w->cores[hot_core].id, load,
 				w->params->high);
 	}
+	place_anew(w);
 }
 
 /*
@@ -116,13 +145,14 @@ void dvmq_slow_end_wide(struct dvmq_balance *b)
 {
 	struct history *h = &b->history;
 	struct work *w = &b->work;
+	bool full = overfull(w);
 
-	if (dvmq_cores_hottest(w) == NONE || h->clock_ms < h->hopeless_ms)
+	if (dvmq_cores_hottest(w) == NONE || h->clock_ms < h->hopeless_ms[full])
 		return;
 	dvmq_cores_grow(b);
 	end_overload(b, w->params->target);
 	if (dvmq_cores_hottest(w) != NONE)
-		h->hopeless_ms = h->clock_ms + w->params->slow_ms;
+		h->hopeless_ms[full] = h->clock_ms + w->params->slow_ms;
 }
 
 /*

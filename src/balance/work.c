@@ -356,13 +356,18 @@ double dvmq_work_surcharge(const struct work *w, const struct queue *q)
 	return remote(w, q, c) + crowded(w, c);
 }
 
-/* What a queue needs more on one core than on another, in cores, and what it costs to undo a move; negative: less. */
-double dvmq_work_cost(const struct work *w, const struct queue *q, int from, int to)
+/* What a queue needs more on one core than on another, in cores; negative: less. */
+double dvmq_work_distance(const struct work *w, const struct queue *q, int from, int to)
 {
 	const struct core *a = &w->cores[from], *b = &w->cores[to];
 
-	return q->demand * (remote(w, q, b) - remote(w, q, a) + crowded(w, b) - crowded(w, a)) +
-	       (to == q->left ? BACK_COST : 0);
+	return q->demand * (remote(w, q, b) - remote(w, q, a) + crowded(w, b) - crowded(w, a));
+}
+
+/* The same, and what it costs to undo a move. */
+double dvmq_work_cost(const struct work *w, const struct queue *q, int from, int to)
+{
+	return dvmq_work_distance(w, q, from, to) + (to == q->left ? BACK_COST : 0);
 }
 
 /* Counts the VM mates of a queue into struct core.mates, or takes that back. */

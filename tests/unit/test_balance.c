@@ -377,13 +377,50 @@ static void test_no_way_back(void)
 	fast();
 	CU_ASSERT_EQUAL(plan.n_moves, 1);
 	CU_ASSERT_EQUAL(queues[moved].core, 2);
-	/* With no other core, overload counts more. */
-	queues[moved].core = 1;
-	cores[2].state = DVMQ_CORE_PARKED;
-	cores[2].wish = DVMQ_CORE_KEEP_PARKED;
+	/* With no other core it stays while its core is full, but can do what it has to. */
+	begin(2, 2);
+	add(0, 0.5);
+	add(0, 0.5);
+	add(1, 0.3);
+	fast();
+	moved = queues[0].core == 1 ? 0 : 1;
 	queues[moved].age_ms = 200;
+	queues[1 - moved].demand = 0.3;
+	queues[2].pinned = true;
+	queues[2].demand = 0.48;
+	world.now_ms = 200;
+	fast();
+	CU_ASSERT_EQUAL(plan.n_moves, 0);
+	/* Overload counts more. */
+	queues[2].demand = 0.7;
 	fast();
 	CU_ASSERT_EQUAL(queues[moved].core, 0);
+}
+
+/* Even then rather another one goes, if it helps nearly as much. */
+static void test_rather_another(void)
+{
+	begin(2, 2);
+	add(0, 0.20);
+	add(0, 0.72);
+	add(1, 0.25);
+	add(1, 0.30);
+	fast();
+	CU_ASSERT_EQUAL(queues[0].core, 1);
+	queues[0].age_ms = 200;
+	queues[1].pinned = queues[3].pinned = true;
+	queues[3].demand = 0.67;
+	world.now_ms = 200;
+	fast();
+	CU_ASSERT_EQUAL(plan.n_moves, 1);
+	CU_ASSERT_EQUAL(queues[2].core, 0);
+	/* Where another one would leave an overload, it goes back. */
+	queues[2].core = 1;
+	queues[1].demand = 0.78;
+	queues[3].demand = 0.63;
+	fast();
+	CU_ASSERT_EQUAL(plan.n_moves, 1);
+	CU_ASSERT_EQUAL(queues[0].core, 0);
 }
 
 /* Nor when the overload takes more than one move, and two large queues have to part. */
@@ -496,6 +533,38 @@ static void test_fast_hopeless(void)
 		moves += plan.n_moves;
 	}
 	CU_ASSERT_EQUAL(moves, 0);
+}
+
+/* Where no step helps, as more than two queues have to change places, all are placed anew; at once when it comes to
+ * that. */
+static void test_fast_anew(void)
+{
+	static const double demands[] = {0.40, 0.61, 0.22, 0.12, 0.12, 0.05, 0.42};
+
+	begin(2, 2);
+	for (unsigned i = 0; i < 7; i++)
+		add(i > 1, demands[i] * 0.95);
+	world.now_ms = 1;
+	fast();
+	CU_ASSERT(plan.n_moves == 0 && max_load() > 0.95);
+	for (unsigned i = 0; i < 7; i++)
+		queues[i].demand = demands[i];
+	world.now_ms = 2;
+	fast();
+	CU_ASSERT_EQUAL(plan.n_moves, 3);
+	CU_ASSERT_DOUBLE_EQUAL(max_load(), 0.99, 1e-9);
+	/* Not when even that would not end the overload. */
+	begin(2, 2);
+	for (unsigned i = 0; i < 7; i++)
+		add(i > 1, demands[i] * 1.1);
+	fast();
+	CU_ASSERT_EQUAL(plan.n_moves, 0);
+	/* Nor with more moves than are allowed. */
+	begin(2, 2);
+	for (unsigned i = 0; i < 7; i++)
+		add(i > 1, demands[i]);
+	step(DVMQ_LOOP_FAST, 2);
+	CU_ASSERT(max_load() > 1);
 }
 
 /* ------------------------------------------------------------ slow loop */
@@ -677,7 +746,8 @@ static void test_parks_after_hold(void)
 	CU_ASSERT(max_load() <= 0.8 + 1e-9);
 }
 
-/* Cores without load go all at once when their time has come, and what they owe the budget does not keep the next one. */
+/* Cores without load go all at once when their time has come, and what they owe the budget does not keep the next one.
+ */
 static void test_parks_idle_cores(void)
 {
 	double since;
@@ -758,7 +828,7 @@ static double parks_after(double demand)
 /* Where nothing comes back soon after a core has parked, a need is held for shorter, else for longer again. */
 static void test_hold_is_learned(void)
 {
-	static const double held[] = {2000, 1000, 500, 500, 1000, 2000, 2000, 1000};
+	static const double held[] = {2000, 1000, 500, 250, 250, 500, 1000, 2000, 2000, 1000};
 	struct dvmq_balance_params params;
 
 	begin(2, 2);
@@ -776,8 +846,8 @@ static void test_hold_is_learned(void)
 		CU_ASSERT(took >= held[k] && took <= held[k] + 250);
 		snprintf(reason, sizeof(reason), "not needed for %.0f ms; no core above 0.85 without it", held[k]);
 		CU_ASSERT_STRING_EQUAL(plan.park[0].reason, reason);
-		/* Of the parkings number 3, 4, 5 the load comes back soon. */
-		run_slow(k >= 3 && k <= 5 ? 900 : 1100);
+		/* Of the parkings number 4 to 7 the load comes back soon. */
+		run_slow(k >= 4 && k <= 7 ? 900 : 1100);
 		for (unsigned i = 0; i < 40; i++)
 			queues[i].demand = 0.03;
 		run_slow(1200);
@@ -1686,9 +1756,11 @@ int main(void)
 	    {"fast, tiny queues", test_fast_tiny_queues},
 	    {"no way back", test_no_way_back},
 	    {"no way back, several moves", test_no_way_back_wide},
+	    {"rather another than back", test_rather_another},
 	    {"idle queues are spread", test_idle_are_spread},
 	    {"fast: standing backlog", test_fast_backlog},
 	    {"fast: more load than cores", test_fast_hopeless},
+	    {"fast: everything anew", test_fast_anew},
 	    {"slow: balances", test_slow_balances},
 	    {"slow: large queues apart", test_slow_elephants},
 	    {"slow: exchange", test_slow_exchange},
