@@ -261,6 +261,7 @@ static int run(int argc, char **argv)
 	for (unsigned i = 0; i < job.n_planners; i++) {
 		free(results[i].ratio);
 		free(results[i].moved);
+		free(results[i].trials);
 		free(results[i].decision_us);
 	}
 	sim_free_trace(job.frames, job.n_frames);

@@ -9,6 +9,7 @@
  * sim_planner.c   who decides: dvmq's own planner and models of its peers
  * sim_run.c       lets planners run through scenarios, and counts
  * sim_output.c    table, JSON, CSV, SVG
+ * sim_duel.c      dvmq against the best of its peers
  * sim_share.c     who gets the scarce NIC queues (`dvmq-sim share`)
  * sim_spread.c    a VM with several queues (`dvmq-sim spread`)
  * sim_toeplitz.c  the hash by which they are filled
@@ -118,9 +119,16 @@ double sim_cpu_us(void);
 /* sim_run.c */
 #define SIM_SAMPLES 400
 
+/* What came of one trial, over time. */
+struct sim_trial {
+	double overload_ms, left_ms; /* as below, in core milliseconds per second */
+	double cores, moves_per_s;
+};
+
 struct sim_result {
 	const struct sim_planner *planner;
 	unsigned n_trials;
+	struct sim_trial *trials; /* NULL where one decision is judged */
 	/* one decision per trial */
 	double *ratio; /* per trial: busiest core over the bound */
 	double *moved; /* per trial: share of the queues */
@@ -158,6 +166,10 @@ int sim_output(const struct sim_job *job, struct sim_result *results);
 int sim_csv(const char *name, json_t *all);
 FILE *sim_plot(const char *svg);
 int sim_plot_end(const char *svg, FILE *plot);
+
+/* sim_duel.c: over time only */
+void sim_print_duels(const struct sim_job *job, const struct sim_result *results);
+json_t *sim_duels_to_json(const struct sim_job *job, const struct sim_result *results);
 
 /* sim_share.c, sim_spread.c; 0 or -1 with the reason on stderr */
 struct sim_options {

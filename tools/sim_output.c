@@ -45,53 +45,6 @@ static bool once(const struct sim_job *job)
 	return !job->frames && job->scenario->seconds == 0;
 }
 
-static const struct sim_result *find(const struct sim_job *job, const struct sim_result *results, const char *name)
-{
-	for (unsigned i = 0; i < job->n_planners; i++)
-		if (strcmp(results[i].planner->name, name) == 0)
-			return &results[i];
-	return NULL;
-}
-
-/* The peer of a kind with least overload; of several the one with the fewest cores.  NULL: none ran. */
-static const struct sim_result *best_peer(const struct sim_job *job, const struct sim_result *results,
-					  enum sim_kind kind)
-{
-	const struct sim_result *best = NULL;
-
-	for (unsigned i = 0; i < job->n_planners; i++) {
-		const struct sim_result *r = &results[i];
-
-		if (r->planner->kind == kind &&
-		    (!best || r->overload_ms < best->overload_ms ||
-		     (r->overload_ms == best->overload_ms && r->mean_cores < best->mean_cores)))
-			best = r;
-	}
-	return best;
-}
-
-/*
- * Peers of either kind have an answer of their own: one that keeps all cores awake has no overload where a load
- * appears within a millisecond, which nobody can foresee who lets cores sleep.
- */
-static void compare(const struct sim_job *job, const struct sim_result *results, enum sim_kind kind)
-{
-	const struct sim_result *own = find(job, results, "dvmq"), *ideal = find(job, results, "ideal");
-	const struct sim_result *peer = best_peer(job, results, kind);
-
-	if (!own || !peer)
-		return;
-	printf("dvmq to the best peer that %s, %s: overload %.3f to %.3f ms/s, cores %.2f to %.2f, moves/s %.1f to "
-	       "%.1f\n",
-	       kind == SIM_PARKS ? "parks cores" : "never does", peer->planner->name, own->overload_ms,
-	       peer->overload_ms, own->mean_cores, peer->mean_cores, own->moves_per_s, peer->moves_per_s);
-	if (own->overload_ms > peer->overload_ms)
-		printf("  %.3f ms/s of it were left when the planner had seen it%s", 1000 * own->left * own->mean_cores,
-		       ideal ? "" : "\n");
-	if (own->overload_ms > peer->overload_ms && ideal)
-		printf("; ideal, which packs anew every ms: %.3f\n", ideal->overload_ms);
-}
-
 static void print_table(const struct sim_job *job, const struct sim_result *results)
 {
 	printf("%s: %u cores, %u queues, %u trial%s, seed %llu\n", job->frames ? "trace" : job->scenario->name,
@@ -120,8 +73,8 @@ static void print_table(const struct sim_job *job, const struct sim_result *resu
 			    100 * r->remote, r->mean_cores, r->fewest_cores, r->mean_cores / r->fewest_cores,
 			    r->moves_per_s, 100 * r->undone, r->max_load, us);
 	}
-	for (enum sim_kind kind = SIM_PARKS; kind <= SIM_AWAKE && !once(job); kind++)
-		compare(job, results, kind);
+	if (!once(job))
+		sim_print_duels(job, results);
 }
 
 static json_t *to_json(const struct sim_job *job, const struct sim_result *r)
@@ -149,9 +102,10 @@ static json_t *all_to_json(const struct sim_job *job, const struct sim_result *r
 
 	for (unsigned i = 0; i < job->n_planners; i++)
 		json_array_append_new(rows, to_json(job, &results[i]));
-	return json_pack("{s:s, s:i, s:i, s:i, s:I, s:o}", "scenario", job->frames ? "trace" : job->scenario->name,
-			 "cores", (int)job->cores, "queues", (int)job->queues, "trials", (int)job->trials, "seed",
-			 (json_int_t)job->seed, "planners", rows);
+	return json_pack("{s:s, s:i, s:i, s:i, s:I, s:o, s:o*}", "scenario",
+			 job->frames ? "trace" : job->scenario->name, "cores", (int)job->cores, "queues",
+			 (int)job->queues, "trials", (int)job->trials, "seed", (json_int_t)job->seed, "planners", rows,
+			 "duels", once(job) ? NULL : sim_duels_to_json(job, results));
 }
 
 static void write_value(FILE *file, const char *comma, const json_t *value)

@@ -168,7 +168,7 @@ static void run_once(struct sim *sim, const struct sim_planner *planner, void *s
 }
 
 struct sums {
-	double overload, saturated, left, remote, demand, cores, fewest, ticks;
+	double overload, saturated, left, remote, demand, cores, fewest, ticks, moves, undone;
 };
 
 /*
@@ -235,22 +235,61 @@ static void run_time(const struct sim_job *job, struct sim *sim, const struct si
 	}
 }
 
+static void add_sums(struct sums *total, const struct sums *one)
+{
+	total->overload += one->overload;
+	total->saturated += one->saturated;
+	total->left += one->left;
+	total->remote += one->remote;
+	total->demand += one->demand;
+	total->cores += one->cores;
+	total->fewest += one->fewest;
+	total->ticks += one->ticks;
+	total->moves += one->moves;
+	total->undone += one->undone;
+}
+
+static struct sim_trial to_trial(const struct sums *one)
+{
+	return (struct sim_trial){.overload_ms = 1000 * one->overload / one->ticks,
+				  .left_ms = 1000 * one->left / one->ticks,
+				  .cores = one->cores / one->ticks,
+				  .moves_per_s = 1000 * one->moves / one->ticks};
+}
+
+static void to_result(const struct sums *sums, struct sim_result *result)
+{
+	const struct sim_trial mean = to_trial(sums);
+
+	result->overload = sums->overload / sums->cores;
+	result->overload_ms = mean.overload_ms;
+	result->saturated_ms = 1000 * sums->saturated / sums->ticks;
+	result->remote = sums->demand > 0 ? sums->remote / sums->demand : 0;
+	result->left = sums->left / sums->cores;
+	result->mean_cores = mean.cores;
+	result->fewest_cores = sums->fewest / sums->ticks;
+	result->moves_per_s = mean.moves_per_s;
+	result->undone = sums->moves > 0 ? sums->undone / sums->moves : 0;
+}
+
 static int run_planner(const struct sim_job *job, struct sim *sim, const struct sim_planner *planner,
 		       struct sim_result *result)
 {
 	bool once = !job->frames && job->scenario->seconds == 0;
-	struct sums sums = {0};
-	double moves = 0, undone = 0;
+	struct sums total = {0};
 
 	*result = (struct sim_result){.planner = planner, .n_trials = job->trials};
 	sim->decision_room = once ? job->trials : 20000;
 	sim->decision_us = calloc(sim->decision_room, sizeof(double));
 	sim->n_decisions = 0;
+	result->decision_us = sim->decision_us;
 	result->ratio = calloc(job->trials, sizeof(double));
 	result->moved = calloc(job->trials, sizeof(double));
-	if (!sim->decision_us || !result->ratio || !result->moved)
+	result->trials = once ? NULL : calloc(job->trials, sizeof(*result->trials));
+	if (!sim->decision_us || !result->ratio || !result->moved || (!once && !result->trials))
 		return -1;
 	for (unsigned t = 0; t < job->trials; t++) {
+		struct sums one = {0};
 		void *state;
 
 		begin(job, sim, t);
@@ -261,24 +300,17 @@ static int run_planner(const struct sim_job *job, struct sim *sim, const struct 
 		if (once)
 			run_once(sim, planner, state, result, t);
 		else
-			run_time(job, sim, planner, state, result, &sums, t);
+			run_time(job, sim, planner, state, result, &one, t);
 		planner->end(state);
-		moves += sim->moves;
-		undone += sim->undone;
+		one.moves = sim->moves;
+		one.undone = sim->undone;
+		add_sums(&total, &one);
+		if (!once)
+			result->trials[t] = to_trial(&one);
 	}
-	result->decision_us = sim->decision_us;
 	result->n_decisions = sim->n_decisions;
-	if (!once) {
-		result->overload = sums.overload / sums.cores;
-		result->overload_ms = 1000 * sums.overload / sums.ticks;
-		result->saturated_ms = 1000 * sums.saturated / sums.ticks;
-		result->remote = sums.demand > 0 ? sums.remote / sums.demand : 0;
-		result->left = sums.left / sums.cores;
-		result->mean_cores = sums.cores / sums.ticks;
-		result->fewest_cores = sums.fewest / sums.ticks;
-		result->moves_per_s = moves / (sums.ticks / 1000);
-		result->undone = moves > 0 ? undone / moves : 0;
-	}
+	if (!once)
+		to_result(&total, result);
 	return 0;
 }
 

@@ -211,6 +211,90 @@ static void begin_numa(struct sim *sim)
 	step_numa(sim);
 }
 
+/* ------------------------------------------------------------ in each trial another load */
+
+enum shape { RAMP, SAW, FALL, SQUARE, SINE, WALK, APART, BLINK, ON_OFF, WANDER, BURSTS, SHAPES };
+
+static struct {
+	enum shape shape;
+	double period_ms, duty, low, noise; /* low: the least level; the most is 1 */
+	double level;			    /* of WALK */
+} mix;
+static double phase[SIM_QUEUES_MAX]; /* 0..1; of WANDER: logarithm of its level */
+
+static double pick(struct sim *sim, const double *values, unsigned n)
+{
+	return values[below(sim, n)];
+}
+
+/* The level of a queue at a time x, 0..1 of the period. */
+static double mix_level(struct sim *sim, unsigned i, double x)
+{
+	double own = fmod(x + phase[i], 1);
+
+	switch (mix.shape) {
+	case RAMP:
+		return mix.low + (1 - mix.low) * (x < 0.5 ? 2 * x : 2 - 2 * x);
+	case SAW:
+		return mix.low + (1 - mix.low) * x;
+	case FALL:
+		return 1 - (1 - mix.low) * x;
+	case SQUARE:
+		return x < mix.duty ? 1 : mix.low;
+	case SINE:
+		return mix.low + (1 - mix.low) * (0.5 - 0.5 * cos(2 * M_PI * x));
+	case APART:
+		return mix.low + (1 - mix.low) * (0.5 - 0.5 * cos(2 * M_PI * own));
+	case BLINK:
+		return own < mix.duty ? 1 : mix.low;
+	case ON_OFF:
+		if (sim_random(sim) < 10 / mix.period_ms)
+			burst_until[i] = -burst_until[i];
+		return burst_until[i] > 0 ? 1 : 0.1 * mix.low;
+	case WANDER:
+		phase[i] = 0.995 * phase[i] + 0.08 * normal(sim);
+		return 0.6 * exp(phase[i]);
+	case BURSTS:
+		if (sim_random(sim) < 0.002)
+			burst_until[i] = sim->now_ms - BURST_MS * log(1 - sim_random(sim));
+		return sim->now_ms < burst_until[i] ? 1.5 : 0.5;
+	default: /* WALK */
+		return mix.level;
+	}
+}
+
+static void step_mix(struct sim *sim)
+{
+	double x = fmod(sim->now_ms / mix.period_ms, 1);
+
+	mix.level = fmin(1, fmax(mix.low, mix.level + 0.02 * normal(sim)));
+	for (unsigned i = 0; i < sim->n_queues; i++) {
+		noise[i] = 0.9 * noise[i] + mix.noise * 0.44 * normal(sim);
+		sim->demand[i] = fmax(0, base[i] * mix_level(sim, i, x) * (1 + noise[i]));
+	}
+}
+
+static void begin_mix(struct sim *sim)
+{
+	static const double deviations[] = {0.3, 0.8, 1.2}, periods[] = {200, 500, 1000, 2000, 5000, 10000},
+			    noises[] = {0, 0.02, 0.05};
+
+	sizes(sim, pick(sim, deviations, 3));
+	scale(sim, base, (0.3 + 0.5 * sim_random(sim)) * sim->n_cores);
+	mix.shape = (enum shape)below(sim, SHAPES);
+	mix.period_ms = pick(sim, periods, 6);
+	mix.noise = pick(sim, noises, 3);
+	mix.duty = 0.2 + 0.6 * sim_random(sim);
+	mix.low = 0.05 + 0.55 * sim_random(sim);
+	mix.level = 0.7;
+	for (unsigned i = 0; i < sim->n_queues; i++) {
+		base[i] = fmin(base[i], 0.8);
+		phase[i] = mix.shape == WANDER ? 0 : sim_random(sim);
+		burst_until[i] = mix.shape == ON_OFF && sim_random(sim) < 0.5 ? 1 : -1;
+	}
+	step_mix(sim);
+}
+
 const struct sim_scenario sim_scenarios[] = {
     {"elephants", "one decision: 10 % of the queues changed, some now need half a core and more", 128, 4096, 200, 0,
      begin_elephants, NULL},
@@ -224,5 +308,7 @@ const struct sim_scenario sim_scenarios[] = {
     {"churn", "60 s: VMs come and go", 16, 256, 1, 60, begin_churn, step_churn},
     {"numa", "60 s: two nodes and SMT; one node has more than it can carry from 20 s to 40 s", 32, 512, 1, 60,
      begin_numa, step_numa},
+    {"mix", "30 s: in each trial another load: ramps, saws, squares, waves, walks, bursts, of any size and period", 16,
+     256, 20, 30, begin_mix, step_mix},
     {0},
 };

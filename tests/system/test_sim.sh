@@ -54,6 +54,16 @@ for key in overload mean_cores moves_per_s; do
 	[[ $(figure churn dvmq $key) == $(figure again dvmq $key) ]] || fail "churn: $key differs with the same seed"
 done
 
+# In each trial another load: what dvmq saw it left less of than any peer, and of those that park the best never had less.
+"$sim" run --scenario mix --cores 8 --queues 64 --trials 25 --seed 4 --planner dvmq roundrobin rss++ lpt --json >duels.json
+jq -e '[.duels[] | {(.best_peer_that): .}] | add |
+	(.["parks cores"] | .more_overload == 0 and .more_left == 0 and .neither_fewer_cores_nor_moves == 0) and
+	(.["never does"] | .more_overload > 0 and .more_overload < 10 and .more_left == 0 and
+		.neither_fewer_cores_nor_moves == 0)' duels.json >/dev/null || fail "mix: $(<duels.json)"
+"$sim" run --scenario mix --cores 2 --queues 8 --trials 3 --planner dvmq static lpt >table
+(($(grep -c '^  of 3 trials, each to its best peer: more overload in [0-3].*, more left in 0, ' table) == 2)) ||
+	fail "no trial by trial: $(<table)"
+
 # The table names the best peer of each kind, and what is left of what it has more.
 "$sim" run --scenario step --cores 8 --queues 64 --planner dvmq static roundrobin rss++ lpt ideal >table
 for line in '^dvmq to the best peer that parks cores, lpt: overload 0\.050 to 0\.[1-9][0-9]* ms/s, cores 4\.[0-9]* to 4\.' \
