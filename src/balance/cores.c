@@ -145,7 +145,7 @@ static bool hot(struct work *w, int core)
 {
 	const struct core *c = &w->cores[core];
 
-	return c->active && c->load > w->params->high &&
+	return c->active && c->load + c->foreseen > w->params->high &&
 	       c->load > dvmq_repair_level(w, core, w->params->target) + SERVES_MIN;
 }
 

@@ -58,6 +58,7 @@ struct core {
 	unsigned n_pinned; /* of them pinned */
 	double load, before, pinned;
 	double largest;		 /* demand of its largest queue; below 0: to be looked up */
+	double foreseen;	 /* what it will need more than its load, as places differ; in cores */
 	double level;		 /* load that the search brings it to */
 	int first;		 /* its queues: list through struct queue */
 	bool listed;		 /* scratch of the search: its part of struct work.sizes is filled in */
@@ -185,6 +186,7 @@ double dvmq_work_max(const struct work *w);
 double dvmq_work_largest(struct work *w, int core);
 void dvmq_work_sort(const struct work *w, int *list, unsigned n);
 unsigned dvmq_work_gather(struct work *w, int core);
+bool dvmq_work_foresee(struct work *w);
 bool dvmq_work_distant(const struct work *w);
 double dvmq_work_surcharge(const struct work *w, const struct queue *q);
 double dvmq_work_distance(const struct work *w, const struct queue *q, int from, int to);

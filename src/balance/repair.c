@@ -346,13 +346,15 @@ static int worst(const struct work *w)
 /*
  * Where repair to `level` leaves a core.  One whose largest queue alone is above
  * the level: that queue stays, and what keeps it company leaves, but for the
- * little that does not fill the core.
+ * little that does not fill the core.  What is foreseen (dvmq_work_foresee()) has to fit as well.
  */
 double dvmq_repair_level(struct work *w, int core, double level)
 {
 	const struct core *c = &w->cores[core];
-	double largest = c->load > level ? dvmq_work_largest(w, core) : 0;
+	double largest;
 
+	level -= c->foreseen;
+	largest = c->load > level ? dvmq_work_largest(w, core) : 0;
 	if (largest > level)
 		level = fmax(largest, fmin(largest * GOAL_TIGHT, 1));
 	return fmax(level, c->pinned);

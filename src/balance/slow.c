@@ -111,21 +111,31 @@ static void place_anew(struct work *w)
 	}
 }
 
+/* Repairs, and again where a core is to serve queues that need more there than they did where they were. */
+static void repair_places(struct dvmq_balance *b, double floor)
+{
+	struct work *w = &b->work;
+
+	repair(b, floor);
+	if (dvmq_work_foresee(w) && dvmq_cores_hottest(w) != NONE)
+		repair(b, floor);
+}
+
 /* Repairs; while that leaves a core above high, with one core more, as long as repair has a use for it. */
 static void end_overload(struct dvmq_balance *b, double floor)
 {
 	struct work *w = &b->work;
 	int hot_core, core;
 
-	repair(b, floor);
+	repair_places(b, floor);
 	while ((hot_core = dvmq_cores_hottest(w)) != NONE && w->moved < w->limit) {
-		double load = w->cores[hot_core].load;
+		double load = w->cores[hot_core].load + w->cores[hot_core].foreseen;
 
 		core = dvmq_cores_pick(w, dvmq_cores_node(w, hot_core));
 		if (core == NONE)
 			break;
 		dvmq_work_open(w, core);
-		repair(b, floor);
+		repair_places(b, floor);
 		if (w->cores[core].count == 0) {
 			dvmq_work_close(w, core);
 			break;

@@ -370,6 +370,40 @@ double dvmq_work_cost(const struct work *w, const struct queue *q, int from, int
 	return dvmq_work_distance(w, q, from, to) + (to == q->left ? BACK_COST : 0);
 }
 
+/* What its sibling cost the queues of a core when they were measured, as a share of their demand. */
+static double was_crowded(const struct work *w, const struct core *c)
+{
+	return c->sibling == NONE ? 0 : SMT_COST * fmin(1, w->cores[c->sibling].before);
+}
+
+/*
+ * What the cores will need more than was measured, so that it is left free: for queues that come from better places,
+ * and where a sibling has more to do.  Returns whether there is any.
+ */
+bool dvmq_work_foresee(struct work *w)
+{
+	bool any = false;
+
+	if (!dvmq_work_distant(w))
+		return false;
+	for (unsigned i = 0; i < w->n_cores; i++)
+		w->cores[i].foreseen = 0;
+	for (unsigned i = 0; i < w->n_queues; i++) {
+		const struct queue *q = &w->queues[i];
+		double more;
+
+		if (q->core == NONE || q->home == NONE)
+			continue;
+		more = remote(w, q, &w->cores[q->core]) - remote(w, q, &w->cores[q->home]) +
+		       crowded(w, &w->cores[q->core]) - was_crowded(w, &w->cores[q->home]);
+		if (more <= 0)
+			continue;
+		w->cores[q->core].foreseen += q->demand * more;
+		any = true;
+	}
+	return any;
+}
+
 /* Counts the VM mates of a queue into struct core.mates, or takes that back. */
 void dvmq_work_mark_mates(struct work *w, int queue, bool on)
 {

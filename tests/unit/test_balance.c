@@ -1235,6 +1235,36 @@ static void test_siblings(void)
 	CU_ASSERT_EQUAL(plan.n_moves, 6);
 }
 
+/* A core that wakes far away, or beside a busy one, is filled by what its queues will need there. */
+static void test_foreseen(void)
+{
+	for (unsigned siblings = 0; siblings < 2; siblings++) {
+		begin(4, 2);
+		for (unsigned i = 0; i < 4; i++) {
+			cores[i].numa = siblings ? 0 : i / 2;
+			cores[i].sibling = siblings ? (int)(i ^ 2) : -1;
+		}
+		for (unsigned i = 0; i < 24; i++)
+			add(i % 2, 0.1)->numa = 0;
+		fast();
+		CU_ASSERT(plan.n_activate > 0);
+		for (unsigned i = 0; i < 4; i++) {
+			double more = siblings ? 0.30 * load_of(i ^ 2) : i / 2 * 0.25;
+
+			CU_ASSERT(load_of(i) * (1 + more) < 0.95);
+		}
+	}
+	/* Who was far away before needs no more than he did. */
+	begin(4, 2);
+	for (unsigned i = 0; i < 4; i++)
+		cores[i].numa = i / 2;
+	for (unsigned i = 0; i < 24; i++)
+		add(i % 2, 0.1)->numa = 2;
+	fast();
+	CU_ASSERT_EQUAL(count_active(), 3);
+	CU_ASSERT_DOUBLE_EQUAL(max_load(), 0.8, 1e-9);
+}
+
 static void test_affinity(void)
 {
 	begin(3, 3);
@@ -1784,6 +1814,7 @@ int main(void)
 	    {"NUMA", test_numa},
 	    {"distance function", test_distance_function},
 	    {"SMT siblings", test_siblings},
+	    {"places: what they will need more", test_foreseen},
 	    {"affinity of a VM", test_affinity},
 	    {"bad demands", test_bad_demands},
 	    {"vanished cores", test_vanished_core},
