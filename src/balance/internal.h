@@ -107,6 +107,7 @@ struct work {
 	unsigned limit; /* most that may be */
 	double total;
 	double lower; /* lower bound of the load of the busiest core */
+	double slack; /* so much above its level a core is left alone, in cores */
 	uint8_t distance[NODES_MAX][NODES_MAX];
 };
 

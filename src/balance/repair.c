@@ -329,7 +329,7 @@ static void spill(struct work *w, int c)
 
 static int worst(const struct work *w)
 {
-	double most = EPSILON;
+	double most = w->slack;
 	int found = NONE;
 
 	for (unsigned i = 0; i < w->n_cores; i++) {

@@ -51,10 +51,10 @@ static void repair(struct dvmq_balance *b, double floor)
 /*
  * Whether the slow loop has a reason to move, and in *ret_floor the level below
  * which it need not bring any core.  Overload is no longer waited for, but only
- * ended; the whole work is done when the load has been uneven for hold_ms, or
- * when nothing is known of the past, so that noise moves nothing.
+ * ended; the whole work is done when the load has been uneven for hold_ms, so
+ * that noise moves nothing, or for who asks about one snapshot alone.
  */
-static bool uneven(struct dvmq_balance *b, unsigned need, double *ret_floor)
+static bool uneven(struct dvmq_balance *b, unsigned need, bool metered, double *ret_floor)
 {
 	struct history *h = &b->history;
 	struct work *w = &b->work;
@@ -64,7 +64,7 @@ static bool uneven(struct dvmq_balance *b, unsigned need, double *ret_floor)
 	level = goal_level(w, rest, GOAL_TIGHT);
 	max = dvmq_repair_excess(w, level);
 	*ret_floor = 0;
-	if (!h->slow_started)
+	if (!h->slow_started && !metered)
 		return max > 0;
 	if (max <= level || max <= fmin(b->params.target, level + UNEVEN)) {
 		h->uneven_ms = -1;
@@ -127,6 +127,8 @@ static void end_overload(struct dvmq_balance *b, double floor)
 	struct work *w = &b->work;
 	int hot_core, core;
 
+	/* Where only overload is to end, dust need not be moved to be below target by all means. */
+	w->slack = floor > 0 ? SERVES_MIN : EPSILON;
 	repair_places(b, floor);
 	while ((hot_core = dvmq_cores_hottest(w)) != NONE && w->moved < w->limit) {
 		double load = w->cores[hot_core].load + w->cores[hot_core].foreseen;
@@ -143,6 +145,7 @@ static void end_overload(struct dvmq_balance *b, double floor)
 		dvmq_cores_wake(b, core, "core %u stays at %.2f, above high %.2f", w->cores[hot_core].id, load,
 				w->params->high);
 	}
+	w->slack = EPSILON;
 	place_anew(w);
 }
 
@@ -224,7 +227,7 @@ const char *dvmq_slow(struct dvmq_balance *b, uint32_t max_moves)
 	need = dvmq_bound_cores(w, w->params->high - w->params->margin);
 	most = dvmq_cores_remember(b, need);
 	dvmq_cores_grow(b);
-	if (uneven(b, need, &floor) || b->n_activate > growth) {
+	if (uneven(b, need, metered, &floor) || b->n_activate > growth) {
 		before = w->moved;
 		end_overload(b, floor);
 		if (w->moved == before)

@@ -176,6 +176,7 @@ void dvmq_work_load(struct work *w)
 	load_queues(w);
 	w->grouped = false;
 	w->limit = w->n_queues;
+	w->slack = EPSILON;
 }
 
 /* Puts a queue on a core, wherever it was. */
