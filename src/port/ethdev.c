@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include <rte_bus_vdev.h>
 #include <rte_dev.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
@@ -101,6 +102,9 @@ static int find_device(struct dvmq_port *port, struct dvmq_err *err)
 	if (rte_eth_dev_get_port_by_name(name, &port->eth_id) == 0)
 		return 0;
 	ret = rte_dev_probe(device);
+	/* From 24.11.8 on that refuses what is too long to be told a secondary process, of which dvmqd has none. */
+	if (ret == -E2BIG)
+		ret = rte_vdev_init(name, device + strcspn(device, ",") + (strchr(device, ',') != NULL));
 	if (ret < 0)
 		return dvmq_fail(err, -ret, "%s: device %s cannot be probed: %s; see the EAL lines above",
 				 port->conf.name, device, rte_strerror(-ret));
