@@ -265,6 +265,12 @@ static unsigned get_queues(struct dvmq_port *uplink, struct dvmq_port *port, uns
 
 /* ---- the change ---- */
 
+static void forget_refusals(struct dvmq_binding *b)
+{
+	b->refusals = 0;
+	b->retry_ms = 0;
+}
+
 static int set_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsigned n)
 {
 	struct dvmq_binding *b = binding_of(uplink, port);
@@ -298,6 +304,8 @@ static int set_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, unsi
 		b->n = got;
 		b->accepted = b->rule_works = got > 0;
 	}
+	if (b->n > 0)
+		forget_refusals(b);
 	expect_steered(uplink, port, b->n > 0);
 	start_free_queues(uplink);
 	return ret;
@@ -477,6 +485,11 @@ static void share_queues(struct dvmq_port *uplink, uint64_t now_ms)
 	steer->grow = plan.changes + steer->n_shrink;
 }
 
+static void drop_plan(struct dvmq_port *uplink)
+{
+	uplink->steer->n_shrink = uplink->steer->n_grow = 0;
+}
+
 static struct dvmq_port *port_by_id(uint32_t id)
 {
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
@@ -491,9 +504,7 @@ static void give_nic_queues(struct dvmq_port *uplink, struct dvmq_port *port, co
 	struct dvmq_binding *b = binding_of(uplink, port);
 	unsigned had = b->n;
 
-	if (dvmq_vmq_set(uplink, port, change->to) == 0 || b->n > 0) {
-		b->refusals = 0;
-	} else {
+	if (dvmq_vmq_set(uplink, port, change->to) < 0 && b->n == 0) {
 		b->retry_ms = now_ms + RTE_MIN((uint64_t)RETRY_MS << RTE_MIN(b->refusals, 16u), (uint64_t)RETRY_MAX_MS);
 		b->refusals++;
 	}
@@ -710,12 +721,22 @@ static void bind_port(struct dvmq_port *uplink, struct dvmq_port *port)
 	assign(uplink, port);
 }
 
+/* Who was refused a rule because of the port that goes is not kept waiting for its next try. */
+static void forgive_clashes(struct dvmq_port *uplink, const struct dvmq_port *port)
+{
+	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
+		if (dvmq_ports[i] != NULL && clashes(uplink, dvmq_ports[i], port))
+			forget_refusals(binding_of(uplink, dvmq_ports[i]));
+}
+
 static void unbind_port(struct dvmq_port *uplink, struct dvmq_port *port)
 {
 	if (uplink->steer->ops->unbind != NULL)
 		uplink->steer->ops->unbind(uplink, port);
 	else if (binding_of(uplink, port)->n > 0)
 		dvmq_vmq_set(uplink, port, 0);
+	if (uplink->steer->ops->attach != NULL)
+		forgive_clashes(uplink, port);
 	expel(uplink, port);
 }
 
@@ -781,7 +802,7 @@ void dvmq_vmq_suspend(struct dvmq_port *uplink)
 
 	if (!is_steering(uplink) || uplink->steer->ops->attach == NULL)
 		return;
-	uplink->steer->n_shrink = uplink->steer->n_grow = 0;
+	drop_plan(uplink);
 	for (unsigned i = 0; i < DVMQ_MAX_PORTS; i++)
 		if (dvmq_ports[i] != NULL && dvmq_ports[i]->type != DVMQ_PORT_UPLINK)
 			suspend(uplink, dvmq_ports[i]);
@@ -861,6 +882,7 @@ int dvmq_set_port_vmq(const char *name, int n, struct dvmq_err *err)
 
 		if (!can_change(uplink))
 			continue;
+		drop_plan(uplink); /* made before the operator spoke */
 		if (n < 0)
 			assign(uplink, port);
 		else if (ret == 0)

@@ -20,14 +20,22 @@ command -v qemu-system-x86_64 >/dev/null || skip "no QEMU"
 qemu-system-x86_64 -M q35 -device help 2>/dev/null | grep -q '"igb"' || skip "this QEMU has no igb NIC (8.0 or later has)"
 fetched || skip "no kernel for the lab, and it could not be fetched"
 
+# What a kernel says that was not given enough of the host's CPUs while it tried its timer.
+no_timer='timer doesn.t work through Interrupt-remapped IO-APIC'
+
 # lab_run SECONDS SCRIPT ARGUMENT...: runs the lab with an inject script of tests/system/niclab; if that fails, so does
 # the test, with the end of what was printed.
 lab_run() {
-	local limit=$1 script=$2 rc=0
+	local limit=$1 script=$2 rc
 	shift 2
-	timeout "$limit" "$lab/niclab.sh" -i "$DVMQ_ROOT/tests/system/niclab/$script" -l "$scratch/log" "$@" \
-		</dev/null >"$scratch/lab.log" 2>&1 || rc=$?
-	((rc == 0)) && return
+	for _ in 1 2 3; do
+		rc=0
+		timeout "$limit" "$lab/niclab.sh" -i "$DVMQ_ROOT/tests/system/niclab/$script" -l "$scratch/log" "$@" \
+			</dev/null >"$scratch/lab.log" 2>&1 || rc=$?
+		((rc == 0)) && return
+		grep -q "$no_timer" "$scratch/log/console.log" || break
+		say "# the emulated machine's timer did not tick in time: once more"
+	done
 	tail -n 20 "$scratch/log/console.log" || true # of the machine's kernel
 	tail -n 60 "$scratch/lab.log"
 	fail "the lab run ended with $rc"

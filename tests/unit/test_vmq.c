@@ -361,6 +361,89 @@ static void test_demand(void)
 	CU_ASSERT_PTR_NULL(ruled);
 }
 
+/* ---- what was refused, or planned, before something changed ---- */
+
+/* Until the next try is far away. */
+static void be_refused(struct dvmq_port *uplink, struct dvmq_port *port, struct dvmq_port *other, uint64_t *now_ms)
+{
+	struct dvmq_binding *b = &uplink->steer->bindings[port->index];
+
+	do
+		run(port, other, now_ms, TICK_MS);
+	while (b->refusals < 6);
+	CU_ASSERT_TRUE(b->retry_ms > *now_ms + 20000);
+}
+
+static void test_given_after_refusals(void)
+{
+	struct dvmq_port *uplink, *web1, *web2;
+	uint64_t now_ms = 4000000;
+
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("up3", wire.rx, 2, &wire.sink, 1, SOCKET_ID_ANY) >= 0);
+	uplink = add(DVMQ_PORT_UPLINK, "up3", "net_ring_up3", 2);
+	uplink->steer->ops = &no_rule;
+	web1 = add_sink("web1", 1);
+	web2 = add_sink("web2", 2);
+	be_refused(uplink, web1, web2, &now_ms);
+	uplink->steer->ops = &one_rule;
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", 1, &err), 0);
+	CU_ASSERT_PTR_EQUAL(ruled, web1);
+	run(web1, web2, &now_ms, 1000);
+	CU_ASSERT_PTR_EQUAL(ruled, web1); /* the operator's word holds */
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web1", -1, &err), 0);
+	run(web1, web2, &now_ms, 1000);
+	CU_ASSERT_PTR_EQUAL(ruled, web1); /* nor is there a reason to take it, once it is automatic again */
+	dvmq_ports_close();
+}
+
+/* Two ports with one MAC in different VLANs: neither has a rule, and when one goes the other does not wait for its try. */
+static void test_clash_that_ends(void)
+{
+	struct dvmq_port *uplink, *web1, *web2;
+	struct dvmq_port_conf twin;
+	uint64_t now_ms = 5000000;
+
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("up4", wire.rx, 2, &wire.sink, 1, SOCKET_ID_ANY) >= 0);
+	uplink = add(DVMQ_PORT_UPLINK, "up4", "net_ring_up4", 2);
+	uplink->steer->ops = &one_rule;
+	web1 = add_sink("web1", 1);
+	twin = web1->conf;
+	snprintf(twin.name, sizeof(twin.name), "twin");
+	snprintf(twin.device, sizeof(twin.device), "net_null_twin,no-rx=1");
+	twin.vlan = 300;
+	CU_ASSERT_EQUAL_FATAL(dvmq_port_add(&twin, &err), 0);
+	web2 = add_sink("web2", 2);
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web2", 0, &err), 0);
+	CU_ASSERT_PTR_NULL(ruled);
+	be_refused(uplink, web1, web2, &now_ms);
+	CU_ASSERT_EQUAL(dvmq_port_del("twin", &err), 0);
+	run(web1, web2, &now_ms, 1500); /* one change a second */
+	CU_ASSERT_PTR_EQUAL(ruled, web1);
+	dvmq_ports_close();
+}
+
+static void test_stale_plan(void)
+{
+	struct dvmq_port *uplink, *web1, *web2;
+	uint64_t now_ms = 6000000;
+
+	CU_ASSERT_TRUE_FATAL(rte_eth_from_rings("up5", wire.rx, 2, &wire.sink, 1, SOCKET_ID_ANY) >= 0);
+	uplink = add(DVMQ_PORT_UPLINK, "up5", "net_ring_up5", 2);
+	uplink->steer->ops = &one_rule;
+	web1 = add_sink("web1", 1);
+	web2 = add_sink("web2", 2);
+	CU_ASSERT_PTR_EQUAL(ruled, web1);
+	while (uplink->steer->n_grow == 0) { /* web2 shall have the queue of web1 */
+		send_to(web2, 100);
+		dvmq_vmq_tick(now_ms += TICK_MS);
+	}
+	CU_ASSERT_EQUAL(dvmq_set_port_vmq("web2", 0, &err), 0);
+	while (dvmq_vmq_step(now_ms))
+		;
+	CU_ASSERT_PTR_EQUAL(ruled, web1);
+	dvmq_ports_close();
+}
+
 /* ---- what the NIC does, and what it should ---- */
 
 /* It says yes, and goes on as before. */
@@ -685,6 +768,9 @@ int main(void)
 	CU_TestInfo tests[] = {
 	    {"queues come and go under traffic", test_changes},
 	    {"queues go where the demand is", test_demand},
+	    {"given by hand after refusals", test_given_after_refusals},
+	    {"a clash that ends", test_clash_that_ends},
+	    {"a plan made before the operator spoke", test_stale_plan},
 	    {"rules that vanish or are not followed", test_audit},
 	    {"a rule that is accepted by half", test_half},
 	    {"devices that are reset", test_reset},

@@ -24,6 +24,7 @@ class Test(Prompt):
     def __init__(self, lab):
         super().__init__(lab)
         self.serial = 0
+        self.on_wire = 0  # packets that the queues will have counted when all that was sent has come
         self.echoes = Counter()  # (source MAC, VLAN, label) of what came out of the NIC
 
     def table(self, text):
@@ -53,7 +54,16 @@ class Test(Prompt):
         label = b"dvmq-%04d" % self.serial
         for _ in range(count):
             self.lab.send(0, udp(dst, src=NETWORK, vlan=vlan, data=label))
+        self.on_wire += count
         return label
+
+    def settle(self):
+        self.until("frames sent before", lambda: sum(self.queues().values()) >= self.on_wire)
+
+    def clear(self):
+        self.settle()
+        self.command("clear stats all")
+        self.on_wire = 0
 
     def collect(self, wanted):
         """Takes what the NIC sent until all that is wanted has come."""
@@ -67,9 +77,11 @@ class Test(Prompt):
 
     def pass_frames(self, dst, vlan, queues, ports, count=FRAMES):
         """Sends; these queues (and no others) must get them that often, and these ports have been sent them."""
+        self.settle()
         before, sent = self.queues(), self.stats("tx_packets")
         wanted = Counter({queue: n * count for queue, n in queues.items()})
         label = self.send(dst, vlan, count)
+        self.on_wire += sum(wanted.values()) - count  # the NIC's copies
         try:
             self.until("frames in the queues", lambda: sum((self.queues() - before).values()) >= sum(wanted.values()))
         finally:
@@ -126,7 +138,7 @@ def main(lab):
     test.pass_frames(mac(1), None, {own["vm1"]: 1}, ["vm1"])
     test.pass_frames(mac(2), 100, {own["vm2"]: 1}, ["vm2"])
     test.pass_frames(mac(3), 100, {own["vm3"]: 1}, ["vm3"])
-    test.command("clear stats all")
+    test.clear()
 
     # --- a MAC takes its queue, what has none takes the default queue ---
     untagged, everywhere = ["vm1"] + [f"vm{n}" for n in range(4, 10)], {f"up0/rx{n}": 1 for n in range(8)}
@@ -157,14 +169,21 @@ def main(lab):
     test.command(f"port add vhost twin socket=/run/twin.sock mac={mac(2)} vlan=300")
     assert "port vm2 has its MAC in VLAN 100" in test.command("show vmq twin")
     assert "port twin has its MAC in VLAN 300" in test.command("show vmq vm2")
+    # Queues are shared out while there is traffic: that vm2 cannot have one is found out again there.
+    test.until("vm2 refused", lambda: test.send(mac(2), 300, 1) and
+               re.search(r"refuse +vm2 .*port twin has its MAC", test.command("show balance")))
+    test.settle()
     down = test.stats("drop_port_down")["twin"]
     test.pass_frames(mac(2), 300, {"up0/rx0": 1}, [])
     assert test.stats("drop_port_down")["twin"] == down + FRAMES
     test.pass_frames(mac(2), 100, {"up0/rx0": 1}, ["vm2"])
+    # What was refused before binds neither the operator nor the plan. The last decision tells who gave it its pool.
     test.command("port del twin")
     test.command("set port vm2 vmq 1")
     own["vm2"] = test.own_queue("vm2")
     test.pass_frames(mac(2), 100, {own["vm2"]: 1}, ["vm2"])
+    decisions = re.findall(r"(?:promote|demote|refuse) +vm2 .*", test.command("show balance"))
+    assert decisions[-1].endswith(("set by the operator", "its min")), decisions
 
     # --- a changed MAC: the old one goes to the default queue ---
     test.command("port del vm1")
