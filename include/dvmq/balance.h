@@ -21,7 +21,7 @@ struct dvmq_balance_params {
 	double slow_ms;       /* period of the slow loop, ms */
 	double budget;        /* most moves per second, as a percentage of the queues */
 	double cooldown_ms;   /* a queue that moved stays this long unless its core is overloaded, ms */
-	double hold_ms;       /* longest time that a core must have been dispensable before it parks, ms */
+	double hold_ms;       /* so long a core must have been dispensable before it parks, ms */
 };
 
 enum dvmq_core_state { DVMQ_CORE_PARKED, DVMQ_CORE_ACTIVE };
@@ -102,7 +102,7 @@ struct dvmq_plan {
 
 struct dvmq_balance; /* parameters, history between calls, scratch memory */
 
-/* Fills in the defaults: high 0.90, target 0.85, margin 0.05, fast_ms 1, slow_ms 50, budget 4, cooldown_ms 100, hold_ms 2000. */
+/* Fills in the defaults: high 0.90, target 0.85, margin 0.05, fast_ms 1, slow_ms 50, budget 4, cooldown_ms 100, hold_ms 500. */
 void dvmq_balance_defaults(struct dvmq_balance_params *params);
 
 /*

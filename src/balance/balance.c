@@ -8,7 +8,7 @@
 
 #include "internal.h"
 
-#define CREDIT_PERIODS 10  /* slow periods that one call may count for, so that a clock that jumps proves nothing */
+#define CREDIT_PERIODS 5   /* slow periods that one call may count for, so that a clock that jumps proves nothing */
 #define MOVES_MIN      4.0 /* moves per second that are allowed however few the queues are */
 
 void dvmq_balance_defaults(struct dvmq_balance_params *params)
@@ -21,7 +21,7 @@ void dvmq_balance_defaults(struct dvmq_balance_params *params)
 	    .slow_ms = 50,
 	    .budget = 4,
 	    .cooldown_ms = 100,
-	    .hold_ms = 2000,
+	    .hold_ms = 500,
 	};
 }
 
@@ -152,8 +152,6 @@ static void advance(struct dvmq_balance *b, double now_ms)
 	if (!h->started || elapsed < 0) {
 		*h = (struct history){.started = true,
 				      .tokens = dvmq_balance_rate(b),
-				      .hold_ms = b->params.hold_ms,
-				      .parked_ms = -1,
 				      .uneven_ms = -1};
 		elapsed = 0;
 	}
@@ -250,7 +248,7 @@ static unsigned list_parks(struct dvmq_balance *b)
 		action->core = c->id;
 		if (c->dispensable)
 			snprintf(action->reason, sizeof(action->reason),
-				 "not needed for %.0f ms; no core above %.2f without it", b->history.hold_ms,
+				 "not needed for %.0f ms; no core above %.2f without it", b->params.hold_ms,
 				 w->params->high - w->params->margin);
 		else
 			snprintf(action->reason, sizeof(action->reason), "the operator keeps it parked");

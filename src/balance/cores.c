@@ -8,30 +8,13 @@
 
 #define PARK_TRIES 3 /* cores tried for parking per plan */
 
-/*
- * How long a need is held is learned from what became of the last parking: twice as long when a core had to wake
- * within SETTLE_MS, as it had parked for nothing, else half as long.
- */
-static void learn_hold(struct dvmq_balance *b, bool woke)
-{
-	struct history *h = &b->history;
-	bool soon = h->clock_ms - h->parked_ms < SETTLE_MS;
-
-	if (h->parked_ms < 0 || woke != soon)
-		return;
-	h->hold_ms =
-	    soon ? fmin(h->hold_ms * 2, b->params.hold_ms) : fmax(h->hold_ms / 2, b->params.hold_ms / HOLD_STEPS);
-	h->parked_ms = -1;
-}
-
 /* Remembers how many cores the load needs now; returns the most it needed for as long as that is held. */
 unsigned dvmq_cores_remember(struct dvmq_balance *b, unsigned need)
 {
 	struct history *h = &b->history;
 	unsigned long part = b->params.hold_ms > 0 ? (unsigned long)(h->clock_ms * WINDOW / b->params.hold_ms) : 0;
-	unsigned most = 0, held = WINDOW;
+	unsigned most = 0;
 
-	learn_hold(b, false);
 	for (unsigned i = 0; h->part < part && i <= WINDOW; i++)
 		h->need[++h->part % (WINDOW + 1)] = 0;
 	h->part = part;
@@ -39,14 +22,9 @@ unsigned dvmq_cores_remember(struct dvmq_balance *b, unsigned need)
 		h->need[0] = 0;
 	if (h->need[part % (WINDOW + 1)] < need)
 		h->need[part % (WINDOW + 1)] = need;
-	if (b->params.hold_ms > 0)
-		held = (unsigned)ceil(h->hold_ms * WINDOW / b->params.hold_ms);
-	for (unsigned i = 0; i <= held; i++) {
-		unsigned then = h->need[(part + WINDOW + 1 - i) % (WINDOW + 1)];
-
-		if (then > most)
-			most = then;
-	}
+	for (unsigned i = 0; i <= WINDOW; i++)
+		if (h->need[i] > most)
+			most = h->need[i];
 	return most;
 }
 
@@ -65,7 +43,6 @@ void dvmq_cores_wake(struct dvmq_balance *b, int core, const char *format, ...)
 	va_list args;
 
 	dvmq_work_open(&b->work, core);
-	learn_hold(b, true);
 	dvmq_cores_remember(b, dvmq_cores_open(&b->work)); /* whatever woke it: it stays that long */
 	action->core = b->work.cores[core].id;
 	va_start(args, format);
@@ -300,7 +277,6 @@ const char *dvmq_cores_shrink(struct dvmq_balance *b, unsigned need, unsigned mo
 	} while (why == NULL && idle && dvmq_cores_open(w) > most && dvmq_cores_open(w) > 1);
 	if (!parked)
 		return why;
-	b->history.parked_ms = b->history.clock_ms;
 	b->history.uneven_ms = -1;
 	return NULL;
 }

@@ -35,7 +35,6 @@
 #define RECENT_COST   0.05   /* what such a move costs in the fit, in cores */
 #define BACK_COST     0.50   /* what it costs if it would take the queue back where it came from, in cores */
 #define WINDOW	      16     /* parts of hold_ms in which the need of cores is remembered */
-#define HOLD_STEPS    8.0    /* the shortest hold is hold_ms over this */
 #define SERVES_MIN    0.01   /* demand of a queue worth moving in the fast loop, in cores */
 #define IDLE_MOST     0.001  /* a queue that needs less has nothing that a move could disturb; in cores */
 #define UNEVEN	      0.10   /* so much above the goal, and below target, a core may be for ever, in cores */
@@ -127,8 +126,6 @@ struct history {
 	double tokens;		   /* moves the budget allows; below 0: owed */
 	unsigned need[WINDOW + 1]; /* most cores needed, per part of hold_ms */
 	unsigned long part;	   /* part of the newest entry */
-	double hold_ms;		   /* time for which the need is held at present: hold_ms / HOLD_STEPS to hold_ms */
-	double parked_ms; /* clock when a core parked of which is not known yet whether that was right, < 0: none */
 	double uneven_ms; /* clock since which the load has been uneven, < 0: it is not */
 	double hopeless_ms[2]; /* clock until which the fast loop searches for one move only; [1]: of a core above 1 */
 	unsigned n_streaks;

@@ -6,6 +6,7 @@
 #include "internal.h"
 
 #define FEW_QUEUES  16	  /* queues per core up to which the slow loop tries more than two goals */
+#define UNEVEN_MS   2000  /* the load is evened out when it has been uneven for so long, ms */
 #define ECONOMY_MIN 0.005 /* least that a move to a cheaper place saves, in cores */
 
 static double goal_level(const struct work *w, double rest, double goal)
@@ -51,14 +52,14 @@ static void repair(struct dvmq_balance *b, double floor)
 /*
  * Whether the slow loop has a reason to move, and in *ret_floor the level below
  * which it need not bring any core.  Overload is no longer waited for, but only
- * ended; the whole work is done when the load has been uneven for hold_ms, so
+ * ended; the whole work is done when the load has been uneven for UNEVEN_MS, so
  * that noise moves nothing, or for who asks about one snapshot alone.
  */
 static bool uneven(struct dvmq_balance *b, unsigned need, bool metered, double *ret_floor)
 {
 	struct history *h = &b->history;
 	struct work *w = &b->work;
-	double rest, level, max, wait = b->params.hold_ms;
+	double rest, level, max, wait = UNEVEN_MS;
 
 	w->lower = dvmq_bound(w, &rest);
 	level = goal_level(w, rest, GOAL_TIGHT);
@@ -235,7 +236,7 @@ const char *dvmq_slow(struct dvmq_balance *b, uint32_t max_moves)
 			    w->moved >= w->limit ? "the budget of moves is spent" : "no move lowers the busiest core";
 	} else {
 		calm = dvmq_work_max(w) <= w->lower * GOAL_TIGHT ? "balanced"
-								 : "uneven, but not above high, nor for hold_ms";
+								 : "uneven, but not above high, nor for 2 s";
 	}
 	/*
 	 * Emptying a core is one decision: the budget may be overdrawn for it, and is owed.  What the fast loop owes
