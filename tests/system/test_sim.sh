@@ -132,7 +132,7 @@ replayed dvmq '.mean_cores == 1'
 replayed roundrobin '.mean_cores == 2'
 cores=$(core 0)$(core 1)
 trace_of "${cores%,}" "${q%,}"
-replayed dvmq '.mean_cores > 1.4 and .mean_cores < 1.9'
+replayed dvmq '.mean_cores > 1.1 and .mean_cores < 1.3' # it parks after half a second of four
 cores=$(core 0 'wish: "activate"')$(core 1 'state: "parked", wish: "activate"')
 trace_of "${cores%,}" "${q%,}"
 replayed '.mean_cores > 1.95' # all wake the one that sleeps, each at its time
