@@ -150,9 +150,7 @@ static void advance(struct dvmq_balance *b, double now_ms)
 	double elapsed = now_ms - h->last_ms, most = CREDIT_PERIODS * b->params.slow_ms;
 
 	if (!h->started || elapsed < 0) {
-		*h = (struct history){.started = true,
-				      .tokens = dvmq_balance_rate(b),
-				      .uneven_ms = -1};
+		*h = (struct history){.started = true, .tokens = dvmq_balance_rate(b), .uneven_ms = -1};
 		elapsed = 0;
 	}
 	h->last_ms = now_ms;

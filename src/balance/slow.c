@@ -235,8 +235,8 @@ const char *dvmq_slow(struct dvmq_balance *b, uint32_t max_moves)
 			calm =
 			    w->moved >= w->limit ? "the budget of moves is spent" : "no move lowers the busiest core";
 	} else {
-		calm = dvmq_work_max(w) <= w->lower * GOAL_TIGHT ? "balanced"
-								 : "uneven, but not above high, nor for 2 s";
+		calm =
+		    dvmq_work_max(w) <= w->lower * GOAL_TIGHT ? "balanced" : "uneven, but not above high, nor for 2 s";
 	}
 	/*
 	 * Emptying a core is one decision: the budget may be overdrawn for it, and is owed.  What the fast loop owes

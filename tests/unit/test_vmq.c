@@ -396,7 +396,7 @@ static void test_given_after_refusals(void)
 	dvmq_ports_close();
 }
 
-/* Two ports with one MAC in different VLANs: neither has a rule, and when one goes the other does not wait for its try. */
+/* Two ports with one MAC in different VLANs: neither has a rule.  When one goes the other does not wait for its try. */
 static void test_clash_that_ends(void)
 {
 	struct dvmq_port *uplink, *web1, *web2;
